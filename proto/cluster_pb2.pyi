@@ -1,0 +1,222 @@
+from fs3.proto import common_pb2 as _common_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TargetReport(_message.Message):
+    __slots__ = ("target", "local_state", "chain_version", "capacity_bytes", "used_bytes", "free_bytes", "chunks", "problem", "sync_done_chunks", "sync_total_chunks")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_STATE_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FREE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    SYNC_DONE_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    SYNC_TOTAL_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    local_state: int
+    chain_version: int
+    capacity_bytes: int
+    used_bytes: int
+    free_bytes: int
+    chunks: int
+    problem: str
+    sync_done_chunks: int
+    sync_total_chunks: int
+    def __init__(self, target: _Optional[int] = ..., local_state: _Optional[int] = ..., chain_version: _Optional[int] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., chunks: _Optional[int] = ..., problem: _Optional[str] = ..., sync_done_chunks: _Optional[int] = ..., sync_total_chunks: _Optional[int] = ...) -> None: ...
+
+class Node(_message.Message):
+    __slots__ = ("node", "host", "data_address", "control_address", "incarnation", "alive")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    DATA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    node: int
+    host: str
+    data_address: str
+    control_address: str
+    incarnation: int
+    alive: bool
+    def __init__(self, node: _Optional[int] = ..., host: _Optional[str] = ..., data_address: _Optional[str] = ..., control_address: _Optional[str] = ..., incarnation: _Optional[int] = ..., alive: _Optional[bool] = ...) -> None: ...
+
+class RegisterNodeRequest(_message.Message):
+    __slots__ = ("header", "node", "targets")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    node: Node
+    targets: _containers.RepeatedCompositeFieldContainer[TargetReport]
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., node: _Optional[_Union[Node, _Mapping]] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ...) -> None: ...
+
+class RegisterNodeReply(_message.Message):
+    __slots__ = ("heartbeat_ms", "lease_ms")
+    HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    heartbeat_ms: int
+    lease_ms: int
+    def __init__(self, heartbeat_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+
+class HeartbeatRequest(_message.Message):
+    __slots__ = ("header", "node", "incarnation", "sequence", "targets", "routing_version")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    node: int
+    incarnation: int
+    sequence: int
+    targets: _containers.RepeatedCompositeFieldContainer[TargetReport]
+    routing_version: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ..., routing_version: _Optional[int] = ...) -> None: ...
+
+class TargetLease(_message.Message):
+    __slots__ = ("target", "chain_version")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    chain_version: int
+    def __init__(self, target: _Optional[int] = ..., chain_version: _Optional[int] = ...) -> None: ...
+
+class HeartbeatReply(_message.Message):
+    __slots__ = ("lease_ms", "routing_version", "leases", "sequence")
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEASES_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    lease_ms: int
+    routing_version: int
+    leases: _containers.RepeatedCompositeFieldContainer[TargetLease]
+    sequence: int
+    def __init__(self, lease_ms: _Optional[int] = ..., routing_version: _Optional[int] = ..., leases: _Optional[_Iterable[_Union[TargetLease, _Mapping]]] = ..., sequence: _Optional[int] = ...) -> None: ...
+
+class Target(_message.Message):
+    __slots__ = ("target", "node", "chain")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    node: int
+    chain: int
+    def __init__(self, target: _Optional[int] = ..., node: _Optional[int] = ..., chain: _Optional[int] = ...) -> None: ...
+
+class ReplicaRecord(_message.Message):
+    __slots__ = ("target", "node", "state")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    node: int
+    state: int
+    def __init__(self, target: _Optional[int] = ..., node: _Optional[int] = ..., state: _Optional[int] = ...) -> None: ...
+
+class ChainRecord(_message.Message):
+    __slots__ = ("chain", "version", "replicas", "preferred")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    PREFERRED_FIELD_NUMBER: _ClassVar[int]
+    chain: int
+    version: int
+    replicas: _containers.RepeatedCompositeFieldContainer[ReplicaRecord]
+    preferred: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, chain: _Optional[int] = ..., version: _Optional[int] = ..., replicas: _Optional[_Iterable[_Union[ReplicaRecord, _Mapping]]] = ..., preferred: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ChainTable(_message.Message):
+    __slots__ = ("table", "version", "chains")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CHAINS_FIELD_NUMBER: _ClassVar[int]
+    table: int
+    version: int
+    chains: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, table: _Optional[int] = ..., version: _Optional[int] = ..., chains: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetRoutingRequest(_message.Message):
+    __slots__ = ("header", "known_version")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    known_version: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., known_version: _Optional[int] = ...) -> None: ...
+
+class RoutingUpdate(_message.Message):
+    __slots__ = ("from_version", "version", "nodes", "targets", "chains", "tables", "removed_chains", "removed_targets", "removed_nodes")
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    CHAINS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_CHAINS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_TARGETS_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_NODES_FIELD_NUMBER: _ClassVar[int]
+    from_version: int
+    version: int
+    nodes: _containers.RepeatedCompositeFieldContainer[Node]
+    targets: _containers.RepeatedCompositeFieldContainer[Target]
+    chains: _containers.RepeatedCompositeFieldContainer[ChainRecord]
+    tables: _containers.RepeatedCompositeFieldContainer[ChainTable]
+    removed_chains: _containers.RepeatedScalarFieldContainer[int]
+    removed_targets: _containers.RepeatedScalarFieldContainer[int]
+    removed_nodes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, from_version: _Optional[int] = ..., version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., chains: _Optional[_Iterable[_Union[ChainRecord, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[ChainTable, _Mapping]]] = ..., removed_chains: _Optional[_Iterable[int]] = ..., removed_targets: _Optional[_Iterable[int]] = ..., removed_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CreateChainsRequest(_message.Message):
+    __slots__ = ("header", "replicas", "table")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    replicas: int
+    table: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., replicas: _Optional[int] = ..., table: _Optional[int] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("header",)
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ...) -> None: ...
+
+class NodeStatus(_message.Message):
+    __slots__ = ("node", "heartbeat_age_ms", "targets")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    node: Node
+    heartbeat_age_ms: int
+    targets: _containers.RepeatedCompositeFieldContainer[TargetReport]
+    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ...) -> None: ...
+
+class StatusReply(_message.Message):
+    __slots__ = ("cluster_id", "routing_version", "nodes", "clients")
+    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    CLIENTS_FIELD_NUMBER: _ClassVar[int]
+    cluster_id: str
+    routing_version: int
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
+    clients: int
+    def __init__(self, cluster_id: _Optional[str] = ..., routing_version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., clients: _Optional[int] = ...) -> None: ...
+
+class OfflineTargetsRequest(_message.Message):
+    __slots__ = ("header", "targets", "reason")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    targets: _containers.RepeatedScalarFieldContainer[int]
+    reason: str
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., targets: _Optional[_Iterable[int]] = ..., reason: _Optional[str] = ...) -> None: ...
