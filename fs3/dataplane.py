@@ -1,0 +1,114 @@
+"""The data plane's methods and records: what a batch looks like on the wire (docs/formats.md).
+
+A request's head is an array of items, a reply's head an array of results of the same length and
+order; the body is the payload, item after item, without padding. Results are per item: a batch
+succeeds as a call even when items fail. After the results may follow, as JSON, a list of
+``[index, detail]`` that says in words why items failed.
+
+    READ_BATCH    head READ_ITEM*                    body -
+       reply      head READ_RESULT* [+ details]      body the bytes read: results' ``length`` each
+    WRITE_BATCH   head WRITE_PREFIX + WRITE_ITEM*    body the bytes of WRITE items, in order
+       reply      head WRITE_RESULT* [+ details]     body -
+    PEER          head fs3.core messages, one way, between chain neighbours (fs3/peerwire.py)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs3.errors import Code, Fs3Error
+from fs3.frames import Buffer
+
+READ_BATCH = 0x1001
+WRITE_BATCH = 0x1002
+PEER = 0x1003
+
+BATCH_ITEMS_MAX = 4096  # items in one request
+BATCH_BYTES_MAX = 64 << 20  # payload bytes in one request or reply
+
+READ_ITEM = np.dtype(
+    [
+        ("chunk", "V24"),
+        ("chain", "<u4"),
+        ("chain_version", "<u4"),
+        ("offset", "<u4"),
+        ("length", "<u4"),
+    ]
+)
+READ_RESULT = np.dtype(
+    [
+        ("code", "<u4"),  # fs3.errors.Code; OK also for a short read at the chunk's end
+        ("length", "<u4"),  # bytes in the body
+        ("version", "<u8"),  # of the chunk
+        ("crc", "<u4"),  # crc32c of the bytes
+        ("chunk_length", "<u4"),
+    ]
+)
+WRITE_PREFIX = np.dtype([("client", "<u8"), ("flags", "<u4"), ("reserved", "<u4")])
+WRITE_FLAG_SYNC = 1  # on stable storage on every replica before the reply
+WRITE_ITEM = np.dtype(
+    [
+        ("chunk", "V24"),
+        ("chain", "<u4"),
+        ("chain_version", "<u4"),
+        ("offset", "<u4"),
+        ("length", "<u4"),  # of the data; of a TRUNCATE or EXTEND: the chunk's new length
+        ("crc", "<u4"),  # crc32c of the data
+        ("kind", "u1"),  # fs3.core.chunks.UpdateKind
+        ("reserved", "u1"),
+        ("channel", "<u2"),  # with client and sequence: applied exactly once
+        ("sequence", "<u8"),
+    ]
+)
+WRITE_RESULT = np.dtype(
+    [
+        ("code", "<u4"),
+        ("length", "<u4"),  # of the chunk after the update
+        ("version", "<u8"),
+        ("checksum", "<u4"),  # of the whole chunk after the update
+        ("reserved", "<u4"),
+    ]
+)
+
+
+def decode_items(head: Buffer, dtype: np.dtype[Any], offset: int = 0) -> NDArray[Any]:
+    """The items of a request's head, without a copy.
+
+    Raises Fs3Error PROTOCOL if the head is not a whole number of items, TOO_LARGE if there are
+    more than BATCH_ITEMS_MAX.
+    """
+    count, rest = divmod(len(head) - offset, dtype.itemsize)
+    if rest or count < 0:
+        raise Fs3Error(
+            Code.PROTOCOL,
+            f"a head of {len(head)} bytes is not {offset} bytes and whole items of {dtype.itemsize}",
+        )
+    if count > BATCH_ITEMS_MAX:
+        raise Fs3Error(
+            Code.TOO_LARGE, f"a batch of {count} items; at most {BATCH_ITEMS_MAX} are allowed"
+        )
+    return np.frombuffer(head, dtype, count, offset)
+
+
+def encode_results(results: NDArray[Any], details: Sequence[tuple[int, str]]) -> bytes:
+    """A reply's head."""
+    head = results.tobytes()
+    return head + json.dumps(list(details)).encode() if details else head
+
+
+def decode_results(
+    head: Buffer, dtype: np.dtype[Any], count: int
+) -> tuple[NDArray[Any], dict[int, str]]:
+    """A reply's results and the details of those that failed."""
+    if len(head) < count * dtype.itemsize:
+        raise Fs3Error(
+            Code.PROTOCOL, f"a reply's head of {len(head)} bytes; {count * dtype.itemsize} expected"
+        )
+    results = np.frombuffer(head, dtype, count)
+    rest = bytes(memoryview(head)[count * dtype.itemsize :])
+    return results, {index: text for index, text in json.loads(rest)} if rest else {}
