@@ -1,0 +1,65 @@
+"""Addresses as people write them: ``host:port``, ``1.2.3.4:7000``, ``[::1]:7000``."""
+
+from __future__ import annotations
+
+import socket
+from typing import NamedTuple, TypeAlias, cast
+
+from fs3.errors import Code, Fs3Error
+
+_InternetAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
+
+
+class SocketAddress(NamedTuple):
+    """What the socket module needs to connect or listen."""
+
+    family: int
+    address: _InternetAddress
+
+
+def parse(text: str) -> tuple[str, int]:
+    """Host and port of ``text``; Fs3Error INVALID says what is wrong with it."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    wrong = not colon or not host or (":" in host and not bracketed)
+    if wrong or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+        raise Fs3Error(
+            Code.INVALID,
+            f"address {text!r} is not allowed: host:port or [IPv6 address]:port is,"
+            " with a port from 0 to 65535",
+        )
+    return host, int(port)
+
+
+def render(host: str, port: int) -> str:
+    """The inverse of :func:`parse`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def resolve(text: str, *, listen: bool = False) -> list[SocketAddress]:
+    """Every socket address that ``text`` stands for, in the resolver's order.
+
+    Looking a name up may block; Fs3Error UNREACHABLE if it is unknown.
+    """
+    host, port = parse(text)
+    flags = socket.AI_PASSIVE if listen else 0
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except socket.gaierror as error:
+        raise Fs3Error(Code.UNREACHABLE, f"address {text!r}: {error.strerror}") from error
+    return [
+        SocketAddress(family, cast(_InternetAddress, address))
+        for family, _, _, _, address in found
+        if family in (socket.AF_INET, socket.AF_INET6)
+    ]
+
+
+def tune(connection: socket.socket) -> None:
+    """No delay for small frames; a peer that vanished is noticed within about half a minute."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
