@@ -1,11 +1,11 @@
 """Membership: the one function that decides every target's state in its chain.
 
 The manager calls :func:`next_chain` with what is known of each target's local state; nothing else
-ever changes a state, except an operator's explicit orders at the end of this file. Rules (upstream's,
-from its code rather than its design notes, which differ):
+ever changes a state, except an operator's explicit orders at the end of this file. The rules are
+upstream's (of its code; its design notes differ):
 
-* A chain is ordered SERVING, LASTSRV, SYNCING, WAITING, OFFLINE; within a group the order is stable,
-  so a target that finished syncing becomes the tail.
+* A chain is ordered SERVING, LASTSRV, SYNCING, WAITING, OFFLINE; within a group the order is
+  stable, so a target that finished syncing becomes the tail.
 * When the last serving target goes, it becomes LASTSRV: it alone is known to hold every
   acknowledged write, so the chain waits for it. Of several that go at once the first does (the
   head has seen every write); the others become OFFLINE and resync.

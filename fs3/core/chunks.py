@@ -6,6 +6,7 @@ commit makes of it). The replica core decides on these records; the chunk store 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -65,3 +66,13 @@ class ChunkTable(Protocol):
 
     def channel(self, client: int, channel: int) -> ChannelRecord | None:
         """The newest update staged or committed on the channel, or None if none is known."""
+
+    def scan(
+        self, after: ChunkId | None, limit: int, *, owner: int | None = None
+    ) -> list[tuple[ChunkId, ChunkMeta]]:
+        """Up to ``limit`` chunks behind ``after`` in chunk order, of one owner if given."""
+
+    def scan_channels(
+        self, after: tuple[int, int] | None, limit: int
+    ) -> Sequence[tuple[int, int, ChannelRecord]]:
+        """Up to ``limit`` channels (client, channel, record) behind ``after``, in that order."""

@@ -2,9 +2,9 @@
 
 A file is cut into chunks of ``chunk_bytes``; chunk i lies on chain ``chains[i % len(chains)]``.
 The chains of a file are fixed when it is created. They are picked from a chain table by
-:func:`pick_chains`: a Fisher-Yates shuffle driven by splitmix64, specified here and never to change,
-because old files are found by it (upstream used the standard library's shuffle, which differs
-between compiler releases, and had to freeze one of them).
+:func:`pick_chains`: a Fisher-Yates shuffle driven by splitmix64, specified here and never to
+change, because old files are found by it (upstream used the standard library's shuffle, which
+differs between compiler releases, and had to freeze one of them).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What goes in and out of a replica core: events, messages between replicas, effects. Data only.
 
-``data`` is opaque to the core: bytes-like in the simulator, a pooled buffer in the daemon. An effect
-that carries data passes on what an event brought; the shell keeps the buffer until the effect is
-performed. Order matters: effects are performed in the order given, and the stores of one chunk land
-in the order asked.
+``data`` is opaque to the core: bytes-like in the simulator, a pooled buffer in the daemon. An
+effect that carries data passes on what an event brought; the shell keeps the buffer until the
+effect is performed. Order matters: effects are performed in the order given, and the stores of one
+chunk land in the order asked.
 """
 
 from __future__ import annotations
@@ -59,13 +59,15 @@ class Query(NamedTuple):
 
     route: Route
     chunk: ChunkId
+    number: int  # comes back in the Answer: an answer to an older question may be stale
 
 
 class Answer(NamedTuple):
-    """... and what it says. 0: none."""
+    """... and what it says. Version 0: none."""
 
     route: Route
     chunk: ChunkId
+    number: int
     version: ChunkVersion
 
 
@@ -94,8 +96,10 @@ class SyncPage(NamedTuple):
 
 
 class SyncChannels(NamedTuple):
-    """Exactly-once records, (client, channel) behind ``after`` in order. Answered by an equal one
-    with no records."""
+    """Exactly-once records in (client, channel) order, the last one's key in ``after``.
+
+    Answered by the same without records.
+    """
 
     route: Route
     after: tuple[int, int]
@@ -165,7 +169,7 @@ class ChainChanged(NamedTuple):
 
 
 class LeaseRenewed(NamedTuple):
-    """May serve until ``until_ms`` (own clock), as a member of that chain version or a later one."""
+    """May serve until ``until_ms`` (own clock) in that chain version or a later one."""
 
     chain_version: ChainVersion
     until_ms: int
@@ -242,11 +246,11 @@ class Reply(NamedTuple):
 
 
 class ServeRead(NamedTuple):
-    """Answer a Read with ``version``: from the pending one if that is it, else the committed."""
+    """Answer a Read from the committed version, or from the pending one."""
 
     request: Any
     chunk: ChunkId
-    version: ChunkVersion
+    pending: bool
 
 
 class RefreshRouting(NamedTuple):
@@ -271,6 +275,12 @@ class Mismatch(NamedTuple):
     successor_checksum: int
 
 
+class Fault(NamedTuple):
+    """This replica does not hold what it should: take its target offline."""
+
+    detail: str
+
+
 class Demoted(NamedTuple):
     """This replica is no writable member of its chain any more. Discard the core."""
 
@@ -286,5 +296,6 @@ Effect: TypeAlias = (
     | RefreshRouting
     | StateChanged
     | Mismatch
+    | Fault
     | Demoted
 )

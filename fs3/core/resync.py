@@ -1,0 +1,182 @@
+"""What a syncing replica lacks: compared page by page, brought chunk by chunk.
+
+The source (the last serving replica) asks for the syncing replica's records in pages, in chunk
+order, compares each page with its own, and brings what differs under the chunk's lock. Writes go on
+meanwhile and reach the syncing replica as full replaces. When a round is through and something
+differed, another round follows; a round without a difference ends with the exactly-once records and
+SyncDone. So the end is verified, and a resync that breaks off starts over cheaply: what is there
+already is equal.
+
+A chunk is different when version, length or checksum are (a version alone can lie: after a power
+cut two replicas may have given one number to different data), or when the syncing one has a version
+pending.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from enum import Enum
+
+from fs3.core.chunks import ChunkMeta, ChunkTable
+from fs3.core.messages import Message, Route, SyncChannels, SyncDone, SyncPage, SyncRequest
+from fs3.core.types import ChunkId
+
+_ASK_AGAIN_MS = 1000
+_CHANNELS_PER_PAGE = 1000
+
+
+def differing(
+    mine: Sequence[tuple[ChunkId, ChunkMeta]], theirs: Sequence[tuple[ChunkId, ChunkMeta]]
+) -> list[ChunkId]:
+    """The chunks to bring or to remove, removals first, of two pages over the same range."""
+    has = dict(theirs)
+    committed = {chunk: meta for chunk, meta in mine if meta.version}
+    removals = [chunk for chunk in has if chunk not in committed]
+    copies = [chunk for chunk, meta in committed.items() if not _same(meta, has.get(chunk))]
+    return removals + copies
+
+
+def _same(mine: ChunkMeta, theirs: ChunkMeta | None) -> bool:
+    if theirs is None or theirs.pending_version:
+        return False
+    return (mine.version, mine.length, mine.checksum) == (
+        theirs.version,
+        theirs.length,
+        theirs.checksum,
+    )
+
+
+class _Stage(Enum):
+    COMPARE = 1
+    CHANNELS = 2
+    DONE = 3
+
+
+class Resync:
+    """The source's side of one resync, in one chain version."""
+
+    def __init__(self, page: int, window: int) -> None:
+        self._page = page
+        self._window = window
+        self._stage = _Stage.COMPARE
+        self._round = 1
+        self._after = b""
+        self._compared = 0
+        self._total = 0
+        self._last_page = False
+        self._asked_at_ms: int | None = None
+        self._dirty = False
+        self._todo: deque[ChunkId] = deque()
+        self._under_way: set[ChunkId] = set()
+        self._channels_after: tuple[int, int] = (-1, -1)
+        self._channels_end = False
+        self._allowance_bytes = 0.0
+        self._allowed_at_ms: int | None = None
+
+    @property
+    def done(self) -> bool:
+        """The syncing replica has everything."""
+        return self._stage is _Stage.DONE
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Chunks compared in this round, and how many the last round had."""
+        return self._compared, max(self._total, self._compared)
+
+    def messages(self, route: Route, table: ChunkTable, now_ms: int) -> list[Message]:
+        """What to send now; called often, asks again only after a while."""
+        self._advance()
+        waiting = self._asked_at_ms is not None and now_ms - self._asked_at_ms < _ASK_AGAIN_MS
+        if waiting or self._todo or self._under_way:
+            return []
+        self._asked_at_ms = now_ms
+        if self._stage is _Stage.COMPARE:
+            done, total = self.progress
+            return [SyncRequest(route, self._round, self._after, self._page, done, total)]
+        if self._stage is _Stage.CHANNELS:
+            after = None if self._channels_after == (-1, -1) else self._channels_after
+            channels = tuple(table.scan_channels(after, _CHANNELS_PER_PAGE))
+            if channels:
+                self._channels_end = len(channels) < _CHANNELS_PER_PAGE
+                sent = tuple((c[0], c[1], c[2]) for c in channels)
+                return [SyncChannels(route, sent[-1][:2], sent)]
+            self._stage = _Stage.DONE
+        return [SyncDone(route)]
+
+    def _advance(self) -> None:
+        """A page is dealt with when all it asked for has been brought."""
+        if self._stage is not _Stage.COMPARE or not self._last_page:
+            return
+        if self._todo or self._under_way:
+            return
+        self._total = self._compared
+        self._last_page = False
+        self._after = b""
+        self._asked_at_ms = None
+        if self._dirty:
+            self._round += 1
+            self._compared = 0
+            self._dirty = False
+        else:
+            self._stage = _Stage.CHANNELS
+
+    def on_page(self, page: SyncPage, table: ChunkTable) -> None:
+        """Compare one page of the syncing replica's records with the source's own."""
+        expected = (self._round, self._after)
+        if self._stage is not _Stage.COMPARE or (page.round, page.after) != expected:
+            return
+        if self._todo or self._under_way or self._last_page:
+            return  # a second answer to the same question
+        after = ChunkId(self._after) if self._after else None
+        mine = table.scan(after, self._page)
+        theirs: Sequence[tuple[ChunkId, ChunkMeta]] = page.records
+        # Compare only as far as both pages reach.
+        ends = [
+            p[-1][0]
+            for p, last in ((mine, len(mine) < self._page), (theirs, page.last))
+            if not last
+        ]
+        end = min(ends, default=None)
+        if end is not None:
+            mine = [row for row in mine if row[0] <= end]
+            theirs = [row for row in theirs if row[0] <= end]
+        self._todo.extend(differing(mine, theirs))
+        self._dirty = self._dirty or bool(self._todo)
+        self._compared += len(mine)
+        self._asked_at_ms = None
+        if end is None:
+            self._last_page = True
+        else:
+            self._after = end
+
+    def on_channels(self, answer: SyncChannels) -> None:
+        """A page of exactly-once records has arrived there."""
+        if self._stage is _Stage.CHANNELS and answer.after > self._channels_after:
+            self._channels_after = answer.after
+            self._asked_at_ms = None
+            if self._channels_end:
+                self._stage = _Stage.DONE
+
+    def next_chunk(self, now_ms: int, rate_bytes_per_s: int) -> ChunkId | None:
+        """The next chunk to bring, if the window and the rate (0: any) allow one now."""
+        if rate_bytes_per_s:
+            since = now_ms - (self._allowed_at_ms if self._allowed_at_ms is not None else now_ms)
+            self._allowed_at_ms = now_ms
+            earned = self._allowance_bytes + since * rate_bytes_per_s / 1000
+            self._allowance_bytes = min(earned, float(rate_bytes_per_s))
+            if self._allowance_bytes < 0:
+                return None
+        if not self._todo or len(self._under_way) >= self._window:
+            return None
+        chunk = self._todo.popleft()
+        self._under_way.add(chunk)
+        return chunk
+
+    def charge(self, length_bytes: int) -> None:
+        """A chunk of this length is being brought."""
+        self._allowance_bytes -= length_bytes
+
+    def finished(self, chunk: ChunkId) -> None:
+        """It is there, or its own update brings it."""
+        self._under_way.discard(chunk)
