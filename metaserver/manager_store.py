@@ -1,0 +1,134 @@
+"""What the manager keeps in the metadata engine: nodes, targets, chains, tables, the version.
+
+One row a record, so that a change writes only what changed. A value is a version byte and a message
+of proto/cluster.proto, whose fields are never renumbered: a newer release reads old rows for ever,
+and an older one skips what it does not know. Leases, heartbeats and local states are not kept: a
+manager that starts waits one lease instead.
+
+``save`` is a compare-and-set on the routing version: a second manager on the same engine, should
+there ever be one, is refused and does not mix its chains with ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from fs3 import wire
+from fs3.core.types import TargetId
+from fs3.errors import Code, Fs3Error
+from fs3.proto import cluster_pb2
+from fs3.routing import Routing
+
+from . import keys
+from .kv.interface import Engine, Transaction
+
+_FORMAT = b"\x01"
+_PAGE = 1000  # rows read at a time
+_Message = TypeVar("_Message", bound=Message)
+
+
+class ClusterState(NamedTuple):
+    """Everything that is kept. ``held``: targets an operator took out, and why."""
+
+    routing: Routing
+    held: dict[TargetId, str]
+
+
+class ClusterStore:
+    """The manager's rows. One thread at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def load(self) -> ClusterState:
+        """What was saved last; version 0 in a new cluster."""
+        return self._engine.run(_load)
+
+    def save(self, old: ClusterState, new: ClusterState) -> None:
+        """Make ``new``, which came of ``old``, durable. Returns when it is.
+
+        Fs3Error NOT_MANAGER if the rows do not stand at ``old``: somebody else manages too.
+        """
+        self._engine.run(_save, old, new)
+
+
+def _load(txn: Transaction) -> ClusterState:
+    message = cluster_pb2.RoutingUpdate(
+        version=_version(txn),
+        nodes=_messages(txn, keys.NODE, cluster_pb2.Node),
+        targets=_messages(txn, keys.TARGET, cluster_pb2.Target),
+        chains=_messages(txn, keys.CHAIN, cluster_pb2.ChainRecord),
+        tables=_messages(txn, keys.CHAIN_TABLE, cluster_pb2.ChainTable),
+    )
+    held = {
+        TargetId(int.from_bytes(key[len(keys.HELD_TARGET) :], "big")): value[1:].decode()
+        for key, value in _rows(txn, keys.HELD_TARGET)
+    }
+    return ClusterState(Routing().apply(wire.decode_update(message)), held)
+
+
+def _messages(txn: Transaction, prefix: bytes, kind: type[_Message]) -> Iterator[_Message]:
+    return (_decode(kind, value, prefix) for _, value in _rows(txn, prefix))
+
+
+def _rows(txn: Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    begin, end = prefix, keys.prefix_end(prefix)
+    while page := txn.range(begin, end, _PAGE):
+        yield from page
+        begin = page[-1][0] + b"\0"
+
+
+def _version(txn: Transaction) -> int:
+    value = txn.get(keys.ROUTING_VERSION)
+    return int.from_bytes(value[1:], "big") if value else 0
+
+
+def _decode(kind: type[_Message], value: bytes, prefix: bytes) -> _Message:
+    if value[:1] != _FORMAT:
+        raise Fs3Error(
+            Code.UNSUPPORTED,
+            f"a {prefix!r} row of format {value[:1]!r}; this release reads {_FORMAT!r}:"
+            " a newer release wrote it",
+        )
+    try:
+        return kind.FromString(value[1:])
+    except DecodeError as error:
+        raise Fs3Error(Code.CORRUPT, f"a {prefix!r} row that is no {kind.__name__}") from error
+
+
+def _save(txn: Transaction, old: ClusterState, new: ClusterState) -> None:
+    found = _version(txn)
+    if found != old.routing.version:
+        raise Fs3Error(
+            Code.NOT_MANAGER,
+            f"the stored routing version is {found}, not {old.routing.version}:"
+            " another manager works on this metadata",
+        )
+    message = wire.encode_update(old.routing, new.routing)
+    for prefix, rows, key_of in (
+        (keys.NODE, message.nodes, "node"),
+        (keys.TARGET, message.targets, "target"),
+        (keys.CHAIN, message.chains, "chain"),
+        (keys.CHAIN_TABLE, message.tables, "table"),
+    ):
+        for row in rows:
+            txn.set(_key(prefix, getattr(row, key_of)), _FORMAT + row.SerializeToString())
+    for prefix, gone in (
+        (keys.NODE, message.removed_nodes),
+        (keys.TARGET, message.removed_targets),
+        (keys.CHAIN, message.removed_chains),
+        (keys.HELD_TARGET, old.held.keys() - new.held.keys()),
+    ):
+        for number in sorted(gone):
+            txn.clear(_key(prefix, number))
+    for target, reason in new.held.items():
+        if old.held.get(target) != reason:
+            txn.set(_key(keys.HELD_TARGET, target), _FORMAT + reason.encode())
+    txn.set(keys.ROUTING_VERSION, _FORMAT + new.routing.version.to_bytes(8, "big"))
+
+
+def _key(prefix: bytes, number: int) -> bytes:
+    return prefix + number.to_bytes(4, "big")
