@@ -1,0 +1,115 @@
+"""The in-memory index: chunk id -> row, rows in one numpy table, pending versions beside it.
+
+A row is read by one ``struct.unpack_from`` and written by one ``pack_into``: neither gives up the
+interpreter lock, so a reader in another thread sees a whole row, old or new. The table doubles by
+copying; a reader that holds the old one reads the past, which its registration (see blocks.py)
+keeps readable. A removed chunk's row is reused only when the owner says that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from fs3.core.chunks import ChannelRecord, ChunkMeta
+from fs3.core.types import ChunkId
+
+from .interface import Rows
+from .records import NO_VERSION, ROW, ROW_DTYPE, VERSION, Pending, Version
+
+_ROW_BYTES = ROW.size
+
+
+class Index:
+    """What the store knows of every chunk. Changed by the owner thread only."""
+
+    def __init__(self, rows: int = 256) -> None:
+        self.row_of: dict[ChunkId, int] = {}
+        self.pendings: dict[ChunkId, Pending] = {}
+        self.channels: dict[tuple[int, int], ChannelRecord] = {}
+        self.pending_channels: dict[tuple[int, int], ChannelRecord] = {}
+        self.table: npt.NDArray[np.void] = np.zeros(rows, dtype=ROW_DTYPE)
+        self.view: memoryview = self.table.view(np.uint8).data
+        self._unused = list(range(rows - 1, -1, -1))
+
+    def __len__(self) -> int:
+        return len(self.row_of)
+
+    def version(self, chunk: ChunkId) -> Version | None:
+        """The committed version (number 0 if only one is pending); None for an unknown chunk."""
+        row = self.row_of.get(chunk)
+        if row is None:
+            return None
+        return Version._make(VERSION.unpack_from(self.view, row * _ROW_BYTES))
+
+    def put(self, chunk: ChunkId, committed: Version, pending: Pending | None) -> None:
+        """Set both versions of a chunk."""
+        row = self.row_of.get(chunk)
+        fresh = row is None
+        if row is None:
+            if not self._unused:
+                self._grow()
+            row = self._unused.pop()
+        number = pending.version.version if pending else 0
+        if pending:
+            self.pendings[chunk] = pending
+        ROW.pack_into(self.view, row * _ROW_BYTES, *committed, number)
+        if fresh:  # visible only when whole
+            self.row_of[chunk] = row
+        if not pending:
+            self.pendings.pop(chunk, None)
+
+    def remove(self, chunk: ChunkId) -> int:
+        """Forget a chunk; its row is to be given to :meth:`release_row` when nobody reads."""
+        row = self.row_of.pop(chunk)
+        self.pendings.pop(chunk, None)
+        ROW.pack_into(self.view, row * _ROW_BYTES, *NO_VERSION, 0)
+        return row
+
+    def release_row(self, row: int) -> None:
+        """Let a removed chunk's row be used again."""
+        self._unused.append(row)
+
+    def meta(self, chunk: ChunkId) -> ChunkMeta | None:
+        """The chunk's versions as the core sees them."""
+        committed = self.version(chunk)
+        if committed is None:
+            return None
+        pending = self.pendings.get(chunk)
+        fields = (
+            committed.version,
+            committed.chain_version,
+            committed.length,
+            committed.checksum,
+        )
+        if pending is None:
+            return ChunkMeta._make((*fields, 0, 0, 0, False))
+        staged = pending.version
+        return ChunkMeta._make(
+            (*fields, staged.version, staged.length, staged.checksum, pending.removed)
+        )
+
+    def channel(self, client: int, channel: int) -> ChannelRecord | None:
+        """The newest update on a channel: the pending one, or else the committed one."""
+        key = (client, channel)
+        return self.pending_channels.get(key) or self.channels.get(key)
+
+    def rows(self, chunks: Sequence[ChunkId]) -> Rows:
+        """Each chunk's row, -1 for an unknown one."""
+        get = self.row_of.get
+        return np.fromiter((get(chunk, -1) for chunk in chunks), np.int64, len(chunks))
+
+    def versions(self) -> Iterator[tuple[ChunkId, Version]]:
+        """Every chunk with its committed version."""
+        for chunk, row in self.row_of.items():
+            yield chunk, Version._make(VERSION.unpack_from(self.view, row * _ROW_BYTES))
+
+    def _grow(self) -> None:
+        old = len(self.table)
+        table = np.zeros(2 * old, dtype=ROW_DTYPE)
+        table[:old] = self.table
+        self.table = table
+        self.view = table.view(np.uint8).data
+        self._unused.extend(range(2 * old - 1, old - 1, -1))

@@ -1,0 +1,267 @@
+"""Reads: from the index's rows to bytes in the caller's buffers, and the CRC they should have.
+
+A read enters ``Readers`` first, so that no block it finds is reused under it. Whole checksum blocks
+are answered from stored CRCs without touching the bytes; a partly read checksum block is read
+whole and verified, and the CRC of the asked part is that of the bytes handed out. So a wrong byte
+either fails here or differs from the CRC the caller gets.
+
+A pending version may be staged anew while it is read (an append in place is written again): a
+mismatch on a pending version that has changed meanwhile is read again, not an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fs3.checksum import CHECKSUM_BLOCK_BYTES, block_checksums, combine, combine_blocks, crc32c
+from fs3.core.types import ChunkId, ChunkVersion
+from fs3.errors import Code, Fs3Error
+
+from .allocator import Readers
+from .datafiles import DataFiles
+from .index import Index
+from .interface import Piece, ReadResult
+from .records import NO_VERSION, ROW, VERSION, Version
+
+_BLOCK = CHECKSUM_BLOCK_BYTES
+_SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
+_MASK = CHECKSUM_BLOCK_BYTES - 1
+_ATTEMPTS = 4  # at a pending version that changes under the read
+_NO_CHUNK = ReadResult(Code.NO_CHUNK)
+
+
+class Reader:
+    """The reading half of a store. Safe from any thread."""
+
+    def __init__(
+        self,
+        index: Index,
+        data: DataFiles,
+        readers: Readers,
+        drain: Callable[[], None],
+        fail: Callable[[OSError], None],
+    ) -> None:
+        self._index = index
+        self._data = data
+        self._readers = readers
+        self._drain = drain
+        self._fail = fail
+
+    def read(
+        self,
+        pieces: Sequence[Piece],
+        buffers: Sequence[memoryview],
+        *,
+        pending: bool,
+        verify: bool,
+    ) -> list[ReadResult]:
+        """See ``ChunkStore.read``."""
+        token = self._readers.enter()
+        try:
+            scratch = memoryview(bytearray(_BLOCK))
+            one = self._pending_piece if pending else self._piece
+            return [
+                one(chunk, offset, length, buffer, scratch, verify)
+                for (chunk, offset, length), buffer in zip(pieces, buffers, strict=True)
+            ]
+        finally:
+            if self._readers.leave(token):
+                self._drain()
+
+    def _piece(
+        self,
+        chunk: ChunkId,
+        offset: int,
+        length: int,
+        buffer: memoryview,
+        scratch: memoryview,
+        verify: bool,
+    ) -> ReadResult:
+        """A piece of the committed version; a part of one checksum block, the common case, inline."""
+        index = self._index
+        row = index.row_of.get(chunk)
+        if row is None:
+            return _NO_CHUNK
+        version = VERSION.unpack_from(index.view, row * ROW.size)
+        number, _, _, block, size, _, _, tail, size_class = version
+        left = size - offset
+        if length > left:
+            length = left
+        slot = offset >> _SHIFT
+        if length <= 0 or slot != (offset + length - 1) >> _SHIFT or number == 0 or offset < 0:
+            return self._any(chunk, Version._make(version), offset, length, buffer, verify)
+        start = slot << _SHIFT
+        if size - start < _BLOCK:
+            scratch = scratch[: size - start]
+            stored = tail
+        else:
+            stored = self._data.crcs[size_class].item(block, slot)
+        try:
+            self._data.read(size_class, block, start, (scratch,))
+        except OSError as error:
+            return self._failure(error)
+        if crc32c(scratch) != stored:
+            return _mismatch(number, start, len(scratch), crc32c(scratch), stored)
+        begin = offset - start
+        part = scratch[begin : begin + length]
+        buffer[:length] = part
+        return ReadResult(Code.OK, length, number, crc32c(part))
+
+    def _pending_piece(
+        self,
+        chunk: ChunkId,
+        offset: int,
+        length: int,
+        buffer: memoryview,
+        scratch: memoryview,
+        verify: bool,
+    ) -> ReadResult:
+        """A piece of the pending version, or of the committed one if there is none."""
+        for _ in range(_ATTEMPTS):
+            pending = self._index.pendings.get(chunk)
+            if pending is None:
+                return self._piece(chunk, offset, length, buffer, scratch, verify)
+            if pending.removed:
+                return _NO_CHUNK
+            result = self._any(chunk, pending.version, offset, length, buffer, verify)
+            if result.code is not Code.CORRUPT or self._index.pendings.get(chunk) is pending:
+                return result
+        return ReadResult(Code.BUSY, detail=f"chunk {chunk.hex()} changes faster than it is read")
+
+    def _any(
+        self,
+        chunk: ChunkId,
+        version: Version,
+        offset: int,
+        length: int,
+        buffer: memoryview,
+        verify: bool,
+    ) -> ReadResult:
+        """A piece of any size and place of one version."""
+        if version.version == 0:
+            return _NO_CHUNK
+        if offset < 0:
+            return ReadResult(Code.INVALID, detail=f"offset {offset}: 0 or more is allowed")
+        number = ChunkVersion(version.version)
+        length = min(length, version.length - offset)
+        if length <= 0:
+            return ReadResult(Code.OK, 0, number, 0)
+        try:
+            crc = self.read_version(version, offset, buffer[:length], verify=verify)
+        except OSError as error:
+            return self._failure(error)
+        return ReadResult(Code.OK, length, number, crc)
+
+    def _failure(self, error: OSError) -> ReadResult:
+        if isinstance(error, Fs3Error):
+            return ReadResult(error.code, detail=error.detail)
+        self._fail(error)
+        return ReadResult(Code.DISK, detail=str(error))
+
+    def read_version(
+        self, version: Version, offset: int, target: memoryview, *, verify: bool
+    ) -> int:
+        """Fill ``target`` from ``offset`` of a version that covers it; the CRC it should have."""
+        size_class, block = version.size_class, version.block
+        end = offset + len(target)
+        before = offset & _MASK
+        last_end = min((end + _MASK) & ~_MASK, version.length)
+        around = memoryview(bytearray(before + last_end - end))
+        self._data.read(
+            size_class, block, offset - before, [around[:before], target, around[before:]]
+        )
+        first_slot, end_slot = offset >> _SHIFT, (last_end + _MASK) >> _SHIFT
+        stored = self.stored_crcs(version, first_slot, end_slot)
+        if offset == 0 and end == version.length:
+            if verify:
+                _verify_whole(target, 0, stored)
+            return version.checksum
+        return _piece_crc(target, offset, around[:before], around[before:], stored, verify)
+
+    def stored_crcs(self, version: Version, first: int, end: int) -> list[int]:
+        """The CRCs of checksum blocks ``first`` to ``end`` of a version, a partial one included."""
+        whole = version.length >> _SHIFT
+        crcs: list[int] = self._data.crcs[version.size_class][
+            version.block, first : min(end, whole)
+        ].tolist()
+        if end > whole:
+            crcs.append(version.tail)
+        return crcs
+
+    def stored_crcs_of(self, version: Version, offset: int, length: int) -> tuple[int, ...]:
+        """The CRCs of the checksum blocks that a range of a version touches."""
+        end_slot = (offset + length + _MASK) >> _SHIFT
+        return tuple(self.stored_crcs(version, offset >> _SHIFT, end_slot))
+
+    def verify_version(self, version: Version, scratch: memoryview) -> str | None:
+        """What is wrong with the stored bytes and CRCs of a version; None if they are good."""
+        if version.length == 0:
+            return None
+        try:
+            for offset in range(0, version.length, len(scratch)):
+                part = scratch[: version.length - offset]
+                self.read_version(version, offset, part, verify=True)
+        except Fs3Error as error:
+            return error.detail
+        slots = (version.length + _MASK) >> _SHIFT
+        whole = combine_blocks(self.stored_crcs(version, 0, slots), version.length)
+        if whole != version.checksum:
+            return f"stored block CRCs make {whole:08x}, the record says {version.checksum:08x}"
+        return None
+
+
+def _piece_crc(
+    target: memoryview,
+    offset: int,
+    before: memoryview,
+    after: memoryview,
+    stored: list[int],
+    verify: bool,
+) -> int:
+    """The CRC of ``target``, which begins behind ``before`` in its first checksum block."""
+    head = min(len(target), _BLOCK - len(before)) if before else 0
+    crc = 0
+    if before:
+        both = crc32c(target[:head], crc32c(before))
+        if head == len(target):  # all within one checksum block
+            both = crc32c(after, both)
+        _compare(offset - len(before), both, stored[0])
+        crc = crc32c(target[:head])
+        if head == len(target):
+            return crc
+        stored = stored[1:]
+    tail = (offset + len(target)) & _MASK if after else 0
+    middle = target[head : len(target) - tail]
+    middle_crcs = stored[:-1] if after else stored
+    if middle:
+        if verify:
+            _verify_whole(middle, offset + head, middle_crcs)
+        crc = combine(crc, combine_blocks(middle_crcs, len(middle)), len(middle))
+    if after:
+        part = crc32c(target[len(target) - tail :])
+        _compare(offset + len(target) - tail, crc32c(after, part), stored[-1])
+        crc = combine(crc, part, tail)
+    return crc
+
+
+def _verify_whole(content: memoryview, offset: int, stored: list[int]) -> None:
+    for slot, (crc, expected) in enumerate(
+        zip(block_checksums(content).tolist(), stored, strict=True)
+    ):
+        _compare(offset + slot * _BLOCK, crc, expected)
+
+
+def _compare(offset: int, crc: int, stored: int) -> None:
+    if crc != stored:
+        raise Fs3Error(
+            Code.CORRUPT,
+            f"checksum block at byte {offset} has CRC {crc:08x}, stored is {stored:08x}",
+        )
+
+
+def _mismatch(number: int, start: int, size: int, crc: int, stored: int) -> ReadResult:
+    detail = f"checksum block at byte {start} has CRC {crc:08x}, stored is {stored:08x}"
+    return ReadResult(Code.CORRUPT, 0, ChunkVersion(number), 0, f"{detail} ({size} bytes)")
+
+
+assert NO_VERSION.version == 0

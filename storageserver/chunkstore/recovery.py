@@ -1,0 +1,204 @@
+"""Opening a store: records into memory, and after a power cut the fall-back to what is whole.
+
+Only a power cut needs more than loading: then every record newer than the durable mark is checked
+against its bytes (see store.py). Pending versions are checked whatever their epoch, since a dropped
+one's block may be written again while its record is still on the disk.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fs3.core.chunks import ChannelRecord
+from fs3.core.types import ChunkId
+from fs3.errors import Code, Fs3Error
+
+from .allocator import Allocator
+from .datafiles import DataFiles
+from .files import FileLayer, Operation, Records
+from .index import Index
+from .reading import Reader
+from .records import (
+    CHANNEL_PREFIX,
+    CHUNK_PREFIX,
+    DURABLE_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    NO_CLASS,
+    OPEN_KEY,
+    SEGMENT_PREFIX,
+    ChunkRecord,
+    Version,
+    channel_key,
+    chunk_key,
+    decode_channel,
+    decode_channel_key,
+    decode_chunk,
+    decode_epoch,
+    decode_segment_key,
+    encode_chunk,
+    encode_epoch,
+)
+from .scanning import channel_record
+
+_RECORDS = "records"
+_FORMAT_VALUE = f"fs3 chunk store {FORMAT}".encode()
+_VERIFY_BYTES = 1 << 20
+
+
+def open_records(files: FileLayer, root: Path) -> Records:
+    """The records of the store in ``root``, made if nothing is there; Fs3Error if they are lost."""
+    files.make_directory(root)
+    has_data = any(name.startswith("blocks.") for name in files.listdir(root))
+    try:
+        records = files.open_records(root / _RECORDS, create=not has_data)
+    except OSError as error:
+        raise Fs3Error(Code.DISK, f"the records of chunk store {root}: {error}") from error
+    found = records.get(FORMAT_KEY)
+    if found is None and not has_data:
+        records.write([(FORMAT_KEY, _FORMAT_VALUE)])
+        records.sync()
+        files.sync_directory(root)
+    elif found != _FORMAT_VALUE:
+        records.close()
+        raise Fs3Error(
+            Code.UNSUPPORTED,
+            f"chunk store {root} has format {found!r}: this release opens {_FORMAT_VALUE!r}",
+        )
+    return records
+
+
+def recover(
+    boot_id: str,
+    records: Records,
+    data: DataFiles,
+    index: Index,
+    allocator: Allocator,
+    reader: Reader,
+) -> int:
+    """Fill the index and the allocator, make all of it durable; the epoch that now is."""
+    durable = decode_epoch(records.get(DURABLE_KEY) or b"")
+    opened_by = records.get(OPEN_KEY)
+    loaded, channels = _load(records, data)
+    epochs = [record.committed.epoch for record in loaded.values()]
+    epochs += [record.pending.version.epoch for record in loaded.values() if record.pending]
+    newest = max(epochs, default=durable)
+    repairs: list[Operation] = []
+    if opened_by and opened_by != boot_id.encode():
+        loaded, repairs = _fall_back(loaded, channels, durable, data, reader)
+    _fill(loaded, channels, data, index, allocator)
+    if opened_by:  # not closed cleanly: nobody knows what was synced
+        data.sync(data.all_classes())
+    newest = max(newest, durable)
+    repairs += [(DURABLE_KEY, encode_epoch(newest)), (OPEN_KEY, boot_id.encode())]
+    records.write(repairs)
+    records.sync()
+    return newest
+
+
+def _load(
+    records: Records, data: DataFiles
+) -> tuple[dict[ChunkId, ChunkRecord], dict[tuple[int, int], ChannelRecord]]:
+    loaded: dict[ChunkId, ChunkRecord] = {}
+    channels: dict[tuple[int, int], ChannelRecord] = {}
+    for key, value in records.items(b""):
+        kind = key[:1]
+        if kind == CHUNK_PREFIX:
+            chunk = ChunkId(key[1:])
+            loaded[chunk] = decode_chunk(chunk, value)
+        elif kind == SEGMENT_PREFIX:
+            data.load_segment(*decode_segment_key(key), value)
+        elif kind == CHANNEL_PREFIX:
+            channels[decode_channel_key(key)] = decode_channel(value)
+    return loaded, channels
+
+
+def _fall_back(
+    loaded: dict[ChunkId, ChunkRecord],
+    channels: dict[tuple[int, int], ChannelRecord],
+    durable: int,
+    data: DataFiles,
+    reader: Reader,
+) -> tuple[dict[ChunkId, ChunkRecord], list[Operation]]:
+    """Each chunk's newest version that is whole; the records to write where it is not the last."""
+    scratch = memoryview(bytearray(_VERIFY_BYTES))
+
+    def whole(version: Version) -> bool:
+        return _in_file(version, data) and reader.verify_version(version, scratch) is None
+
+    kept: dict[ChunkId, ChunkRecord] = {}
+    repairs: list[Operation] = []
+    numbers: dict[ChunkId, int] = {}  # of the version that chunks went back to; 0: removed
+    for chunk, record in loaded.items():
+        committed = next(
+            (v for v in (record.committed, *record.undo) if v.epoch <= durable or whole(v)),
+            None,
+        )
+        pending = record.pending
+        if committed is not record.committed:
+            numbers[chunk] = committed.version if committed else 0
+            pending = None  # it was built on the version that is lost
+        elif pending and not whole(pending.version):
+            pending = None
+        if committed is None or not (committed.version or pending):
+            repairs.append((chunk_key(chunk), None))
+            continue
+        kept[chunk] = ChunkRecord(committed, pending, ())
+        if kept[chunk][:2] != record[:2]:
+            repairs.append((chunk_key(chunk), encode_chunk(committed, pending)))
+    # An update that is undone must not look done to the client that asks for it again.
+    for key, channel in list(channels.items()):
+        if channel.version > numbers.get(channel.chunk, channel.version):
+            del channels[key]
+            repairs.append((channel_key(*key), None))
+    return kept, repairs
+
+
+def _in_file(version: Version, data: DataFiles) -> bool:
+    return version.size_class == NO_CLASS or version.block < data.blocks[version.size_class]
+
+
+def _fill(
+    loaded: dict[ChunkId, ChunkRecord],
+    channels: dict[tuple[int, int], ChannelRecord],
+    data: DataFiles,
+    index: Index,
+    allocator: Allocator,
+) -> None:
+    for size_class, blocks in enumerate(data.blocks):
+        allocator.rebuild(size_class, blocks)
+    index.channels.update(channels)
+    for chunk, (committed, pending, _) in loaded.items():
+        own: set[tuple[int, int]] = set()
+        for version in (committed, pending.version) if pending else (committed,):
+            if version.size_class == NO_CLASS:
+                continue
+            _check_block(chunk, version, data, allocator, own)
+            allocator.restore(version.size_class, version.block)
+            own.add((version.size_class, version.block))
+        index.put(chunk, committed, pending)
+        if pending and pending.tag:
+            index.pending_channels[pending.tag[:2]] = channel_record(chunk, pending)
+    allocator.settle()
+
+
+def _check_block(
+    chunk: ChunkId,
+    version: Version,
+    data: DataFiles,
+    allocator: Allocator,
+    own: set[tuple[int, int]],
+) -> None:
+    place = (version.size_class, version.block)
+    if not _in_file(version, data):
+        raise Fs3Error(
+            Code.CORRUPT,
+            f"chunk {chunk.hex()} lies in block {version.block} of data file"
+            f" blocks.{version.size_class:02}, which has {data.blocks[version.size_class]} blocks",
+        )
+    if place not in own and allocator.holders(*place):
+        raise Fs3Error(
+            Code.CORRUPT,
+            f"chunk {chunk.hex()} lies in block {version.block} of data file"
+            f" blocks.{version.size_class:02}, where another chunk lies, too",
+        )

@@ -1,0 +1,467 @@
+"""The chunk store of one target on a disk: see interface.py for what it promises.
+
+Order of every mutation: data into the page cache, then one atomic batch of records, then memory. A
+process that dies anywhere leaves records that refer to complete data; blocks without a record are
+free at the next start.
+
+A power cut is harsher: a record may reach the disk before its data. Hence **durability epochs**.
+Every record carries the epoch in which it was written. A sync ends the epoch, puts the data files
+on stable storage, then the mark "durable: that epoch" with the log. At a start after a power cut
+(another boot id, not closed cleanly) each record newer than the mark is verified by reading.
+
+One that fails falls back: a committed record carries as **undo** the versions it replaced, back to
+the newest whose epoch is durable. Their blocks stay held until the epoch of that record is durable.
+At most two are needed, the durable one and one of an epoch whose sync is under way. A chunk without
+a good version left was never durable and is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock, RLock
+
+import numpy as np
+import numpy.typing as npt
+
+from fs3.core.chunks import ChannelRecord, ChunkMeta, UpdateKind
+from fs3.core.types import ChunkId, ChunkVersion
+from fs3.errors import Code, Fs3Error
+
+from .allocator import Allocator, Readers
+from .consistency import check_store
+from .datafiles import ChunkStoreSettings, DataFiles
+from .epochs import Epochs
+from .files import FileLayer, Operation
+from .index import Index
+from .interface import (
+    BlockId,
+    Channel,
+    Commit,
+    Location,
+    Piece,
+    ReadResult,
+    Rows,
+    StageRequest,
+    StageResult,
+    Usage,
+    Verified,
+)
+from .reading import Reader
+from .records import (
+    DURABLE_KEY,
+    NO_VERSION,
+    OPEN_KEY,
+    Pending,
+    Version,
+    channel_key,
+    chunk_key,
+    encode_channel,
+    encode_chunk,
+    encode_epoch,
+)
+from .recovery import open_records, recover
+from .scanning import channel_record, last_chunk, scan_channels, scan_chunks, verify_chunks
+from .staging import Stager
+
+_NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskChunkStore:
+    """One target's chunks in one directory. ``_lock`` guards every change of memory state."""
+
+    def __init__(
+        self, files: FileLayer, root: Path, settings: ChunkStoreSettings | None = None
+    ) -> None:
+        """Open the store in ``root``; make it if the directory is empty or missing."""
+        self._files = files
+        self._root = root
+        self._settings = settings or ChunkStoreSettings()
+        self._lock = RLock()
+        self._flush_lock = Lock()  # one sync at a time; taken before _lock
+        self._failed: str | None = None
+        self._changed = False  # since the last sync began
+        self._records = open_records(files, root)
+        self._data = DataFiles(files, root, self._settings)
+        self._index = Index()
+        self._readers = Readers()
+        self._allocator = Allocator(self._readers, self._grow)
+        self._stager = Stager(self._data, self._allocator)
+        self._reader = Reader(self._index, self._data, self._readers, self._try_drain, self._fail)
+        durable = recover(
+            files.boot_id(), self._records, self._data, self._index, self._allocator, self._reader
+        )
+        self._epochs = Epochs(self._allocator, durable)
+
+    # -- what the core asks ------------------------------------------------------------------------
+
+    @property
+    def failed(self) -> str | None:
+        """Why the store has failed, or None while it works."""
+        return self._failed
+
+    @property
+    def columns(self) -> npt.NDArray[np.void]:
+        """The index's table; its fields include those of ``COLUMNS``."""
+        return self._index.table
+
+    def rows(self, chunks: Sequence[ChunkId]) -> Rows:
+        """Each chunk's row in ``columns``, -1 for an unknown one."""
+        return self._index.rows(chunks)
+
+    def meta(self, chunk: ChunkId) -> ChunkMeta | None:
+        """The chunk's versions, or None."""
+        return self._index.meta(chunk)
+
+    def channel(self, client: int, channel: int) -> ChannelRecord | None:
+        """The newest update on the channel, or None."""
+        return self._index.channel(client, channel)
+
+    # -- stage -------------------------------------------------------------------------------------
+
+    def stage(self, updates: Sequence[StageRequest]) -> list[StageResult]:
+        """Make each update its chunk's pending version."""
+        with self._lock:
+            results: list[StageResult] = []
+            staged: dict[ChunkId, Pending] = {}
+            operations: list[Operation] = []
+            for update in updates:
+                if update.chunk in staged:  # a batch has one record per chunk: end it here
+                    self._publish_staged(staged, operations)
+                    staged, operations = {}, []
+                result, pending, records = self._stage_one(update)
+                results.append(result)
+                if pending is not None:
+                    staged[update.chunk] = pending
+                    operations += records
+            self._publish_staged(staged, operations)
+            return results if self._failed is None else [self._refusal()] * len(updates)
+
+    def _stage_one(
+        self, update: StageRequest
+    ) -> tuple[StageResult, Pending | None, list[Operation]]:
+        if self._failed is not None:
+            return self._refusal(), None, []
+        try:
+            version, operations = self._write_data(update)
+        except Fs3Error as error:
+            return StageResult(error.code, detail=error.detail), None, []
+        except OSError as error:
+            if error.errno in _NO_SPACE_ERRNOS:
+                return StageResult(Code.NO_SPACE, detail=str(error)), None, []
+            self._fail(error)
+            return self._refusal(), None, []
+        version = version._replace(
+            version=update.version, chain_version=update.chain_version, epoch=self._epochs.current
+        )
+        pending = Pending(version, update.kind is UpdateKind.REMOVE, update.tag)
+        return StageResult(Code.OK, version.length, version.checksum), pending, operations
+
+    def _write_data(self, update: StageRequest) -> tuple[Version, list[Operation]]:
+        base = self._committed(update.chunk)
+        if update.kind is UpdateKind.REPLACE:
+            base = NO_VERSION
+        if update.version <= base.version:
+            detail = f"version {update.version}: {base.version} is committed already"
+            raise Fs3Error(Code.STALE_UPDATE, detail)
+        if update.kind is UpdateKind.REMOVE:
+            return NO_VERSION, []
+        return self._stager.stage(base, update)
+
+    def _publish_staged(self, staged: dict[ChunkId, Pending], operations: list[Operation]) -> None:
+        """Records, then memory. If the disk fails the staged versions are let go."""
+        index = self._index
+        before = {chunk: self._committed(chunk) for chunk in staged}
+        for chunk, pending in staged.items():
+            undo = self._epochs.undo_of(chunk, before[chunk])
+            operations.append((chunk_key(chunk), encode_chunk(before[chunk], pending, undo)))
+        if not self._write(operations):
+            for pending in staged.values():
+                self._allocator.release(pending.version.size_class, pending.version.block)
+            return
+        for chunk, pending in staged.items():
+            self._forget_pending(chunk)
+            index.put(chunk, before[chunk], pending)
+            if pending.tag:
+                index.pending_channels[pending.tag[:2]] = channel_record(chunk, pending)
+
+    # -- commit and drop ---------------------------------------------------------------------------
+
+    def commit(self, commits: Sequence[Commit]) -> list[Code]:
+        """Make pending versions committed."""
+        with self._lock:
+            codes: list[Code] = []
+            ready: dict[ChunkId, tuple[Version, Pending]] = {}
+            epoch = self._epochs.current
+            for chunk, number, chain_version in commits:
+                pending = self._index.pendings.get(chunk)
+                if pending is not None and pending.version.version == number:
+                    version = pending.version._replace(chain_version=chain_version, epoch=epoch)
+                    ready[chunk] = version, pending
+                    codes.append(Code.OK)
+                else:
+                    known = number <= self._committed(chunk).version
+                    codes.append(Code.OK if known else Code.NO_CHUNK)
+            self._publish_commits(ready)
+            return codes if self._failed is None else [Code.DISK] * len(commits)
+
+    def _publish_commits(self, ready: dict[ChunkId, tuple[Version, Pending]]) -> None:
+        operations: list[Operation] = []
+        undos: dict[ChunkId, tuple[Version, ...]] = {}
+        for chunk, (version, pending) in ready.items():
+            undos[chunk] = undo = self._epochs.new_undo(chunk, self._committed(chunk))
+            value = None if pending.removed else encode_chunk(version, None, undo)
+            operations.append((chunk_key(chunk), value))
+            if pending.tag:
+                self._keep_channel(pending.tag[:2], channel_record(chunk, pending), operations)
+        if not self._write(operations):
+            return
+        for chunk, (version, pending) in ready.items():
+            self._epochs.replaced(chunk, self._committed(chunk), undos[chunk])
+            if pending.tag:
+                self._index.pending_channels.pop(pending.tag[:2], None)
+            if pending.removed:
+                self._remove(chunk)
+            else:
+                self._index.put(chunk, version, None)
+
+    def drop(self, chunks: Sequence[ChunkId]) -> None:
+        """Forget pending versions."""
+        with self._lock:
+            operations: list[Operation] = []
+            dropped: dict[ChunkId, Version] = {}
+            for chunk in chunks:
+                if chunk in self._index.pendings:
+                    dropped[chunk] = committed = self._committed(chunk)
+                    undo = self._epochs.undo_of(chunk, committed)
+                    value = encode_chunk(committed, None, undo) if committed.version else None
+                    operations.append((chunk_key(chunk), value))
+            if not self._write(operations):
+                return
+            for chunk, committed in dropped.items():
+                self._forget_pending(chunk)
+                if committed.version:
+                    self._index.put(chunk, committed, None)
+                else:
+                    self._remove(chunk)
+
+    def put_channels(self, channels: Sequence[Channel]) -> None:
+        """Take over channel records, unless a newer sequence is known."""
+        with self._lock:
+            operations: list[Operation] = []
+            for client, channel, record in channels:
+                known = self._index.channels.get((client, channel))
+                if known is None or known.sequence < record.sequence:
+                    self._keep_channel((client, channel), record, operations)
+            self._write(operations)
+
+    def _keep_channel(
+        self, key: tuple[int, int], record: ChannelRecord, operations: list[Operation]
+    ) -> None:
+        """Remember ``record``; the channel that was unused longest makes room."""
+        channels = self._index.channels
+        channels.pop(key, None)  # to the end of the order
+        channels[key] = record
+        operations.append((channel_key(*key), encode_channel(record)))
+        if len(channels) > self._settings.channels_max:
+            oldest = next(iter(channels))
+            del channels[oldest]
+            operations.append((channel_key(*oldest), None))
+
+    def _committed(self, chunk: ChunkId) -> Version:
+        return self._index.version(chunk) or NO_VERSION
+
+    def _forget_pending(self, chunk: ChunkId) -> None:
+        """Let the pending version's block and channel go; the row is the caller's to write."""
+        pending = self._index.pendings.get(chunk)
+        if pending is not None:
+            self._allocator.release(pending.version.size_class, pending.version.block)
+            if pending.tag:
+                self._index.pending_channels.pop(pending.tag[:2], None)
+
+    def _remove(self, chunk: ChunkId) -> None:
+        self._epochs.forget(chunk)
+        row = self._index.remove(chunk)
+        self._readers.retire(lambda _, row: self._index.release_row(row), 0, row)
+
+    # -- reads -------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        pieces: Sequence[Piece],
+        buffers: Sequence[memoryview],
+        *,
+        pending: bool = False,
+        verify: bool = False,
+    ) -> list[ReadResult]:
+        """Read each piece into its buffer."""
+        if self._failed is not None:
+            return [ReadResult(Code.DISK, detail=self._failed)] * len(pieces)
+        return self._reader.read(pieces, buffers, pending=pending, verify=verify)
+
+    def locate(self, chunk: ChunkId, offset: int, length: int) -> Location | None:
+        """Where a range of the committed version lies, pinned."""
+        with self._lock:
+            version = self._committed(chunk)
+            length = min(length, version.length - offset)
+            if length <= 0 or offset < 0 or self._failed is not None:
+                return None
+            block = BlockId(version.size_class, version.block)
+            self._allocator.hold(*block)
+            fd, position = self._data.locate(*block, offset)
+            crcs = self._reader.stored_crcs_of(version, offset, length)
+            number = ChunkVersion(version.version)
+            return Location(fd, position, length, number, block, crcs)
+
+    def pin(self, block: BlockId) -> None:
+        """Keep a pinned block for one more holder."""
+        with self._lock:
+            self._allocator.hold(*block)
+
+    def unpin(self, block: BlockId) -> None:
+        """Let a pinned block go."""
+        with self._lock:
+            self._allocator.release(*block)
+
+    def scan(
+        self, after: ChunkId | None, limit: int, *, owner: int | None = None
+    ) -> list[tuple[ChunkId, ChunkMeta]]:
+        """Up to ``limit`` chunks behind ``after`` in chunk order."""
+        return scan_chunks(self._records, self._index, after, limit, owner)
+
+    def last_chunk(self, owner: int) -> tuple[ChunkId, ChunkMeta] | None:
+        """The owner's committed chunk with the greatest slot."""
+        return last_chunk(self._records, self._index, owner)
+
+    def scan_channels(self, after: tuple[int, int] | None, limit: int) -> list[Channel]:
+        """Up to ``limit`` channels behind ``after``."""
+        return scan_channels(self._records, after, limit)
+
+    def verify(self, after: ChunkId | None, limit: int) -> Verified:
+        """Read and check up to ``limit`` committed chunks behind ``after``."""
+        token = self._readers.enter()
+        try:
+            return verify_chunks(self._records, self._index, self._reader, after, limit)
+        finally:
+            if self._readers.leave(token):
+                self._try_drain()
+
+    def check(self) -> list[str]:
+        """Every inconsistency of the whole store."""
+        with self._lock:
+            return check_store(
+                self._records,
+                self._data,
+                self._index,
+                self._allocator,
+                self._reader,
+                self._epochs.held_blocks(),
+            )
+
+    # -- durability and space ----------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Return when everything so far is on stable storage."""
+        wanted = self._epochs.current
+        with self._flush_lock:
+            if self._epochs.durable < wanted:  # else a flush that began after our call did it
+                self._flush()
+
+    def _flush(self) -> None:
+        with self._lock:
+            if self._failed is not None:
+                raise Fs3Error(Code.DISK, self._failed)
+            if not self._changed:
+                return
+            ended = self._epochs.end()
+            dirty = self._data.take_dirty()
+            self._changed = False
+        try:
+            self._data.sync(dirty)
+            self._records.write([(DURABLE_KEY, encode_epoch(ended))])
+            self._records.sync()
+        except OSError as error:
+            # The kernel reports a lost write once: a second fdatasync would lie. So never again.
+            self._fail(error)
+            raise Fs3Error(Code.DISK, str(error)) from error
+        with self._lock:
+            self._epochs.made_durable(ended)
+
+    def tick(self) -> None:
+        """Sync what has changed, and give disk space of idle blocks back."""
+        if self._failed is not None:
+            return
+        self.sync()
+        with self._lock:
+            self._readers.drain()
+            self._punch()
+
+    def _punch(self) -> None:
+        left = self._settings.punch_bytes
+        for size_class in self._data.all_classes():
+            while left > 0:
+                run = self._allocator.take_run(size_class, self._settings.idle_bytes_max, left)
+                if run is None:
+                    break
+                try:
+                    left -= self._data.punch(size_class, run)
+                except OSError as error:
+                    if error.errno != errno.EOPNOTSUPP:
+                        self._fail(error)
+                    left = 0
+                self._allocator.punched(size_class, run)
+
+    def usage(self) -> Usage:
+        """Space taken and left."""
+        space = self._files.space(self._root)
+        with self._lock:
+            used = self._allocator.used_bytes
+            free = max(0, space.free_bytes - self._settings.reserve_bytes)
+            free += self._allocator.idle_bytes()
+            capacity = self._settings.capacity_bytes or space.total_bytes
+            return Usage(capacity, used, max(0, min(free, capacity - used)), len(self._index))
+
+    def close(self) -> None:
+        """Sync, and close cleanly; a failed store is just closed."""
+        try:
+            if self._failed is None:
+                self.sync()
+                self._records.write([(OPEN_KEY, b"")])
+                self._records.sync()
+        finally:
+            self._data.close()
+            self._records.close()
+
+    # -- helpers -----------------------------------------------------------------------------------
+
+    def _write(self, operations: list[Operation]) -> bool:
+        """One atomic batch; False if the disk failed, now or before."""
+        if self._failed is None and operations:
+            self._changed = True
+            try:
+                self._records.write(operations)
+            except OSError as error:
+                self._fail(error)
+        return self._failed is None
+
+    def _grow(self, size_class: int) -> int:
+        capacity, used = self._settings.capacity_bytes, self._allocator.used_bytes
+        if capacity and used >= capacity:
+            raise OSError(errno.ENOSPC, f"{used} of {capacity} bytes of capacity are used")
+        return self._data.grow(size_class)
+
+    def _fail(self, error: OSError) -> None:
+        if self._failed is None:
+            self._failed = f"{self._root}: {error}"
+
+    def _refusal(self) -> StageResult:
+        return StageResult(Code.DISK, detail=self._failed or "")
+
+    def _try_drain(self) -> None:
+        """Free what waited for readers, unless the owner is at work: it or a tick will."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._readers.drain()
+            finally:
+                self._lock.release()
