@@ -1,0 +1,255 @@
+"""A real cluster on one machine: one metaserver, some storageservers, each a process of its own.
+
+``fs3 up`` and ``fs3 down`` are this module with words around it; tests use it as a library. What is
+on disk is in :mod:`fs3.client.cluster_directory`; who restarts daemons in
+:mod:`fs3.client.supervisor`. Everything binds the loopback only.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fs3.core.types import PublicState
+from fs3.errors import Code, Fs3Error
+
+from . import processes, supervisor
+from .administration import Administration, ClusterStatus
+from .cluster_directory import (
+    ClusterDirectory,
+    NodeSpecification,
+    Shape,
+    Specification,
+    check_against,
+    complete_shape,
+    target_ids,
+)
+from .daemon_configs import Extra, metaserver_config, storageserver_config
+from .ports import PortReservation
+
+START_TIMEOUT_S = 60.0
+_POLL_S = 0.05
+_NOT_YET = frozenset({Code.UNREACHABLE, Code.MAYBE_APPLIED, Code.NOT_READY, Code.BUSY})
+
+Progress = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    """Progress that nobody watches."""
+
+
+class LocalCluster:
+    """The cluster in ``directory``; nothing is read or started before a method is called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = ClusterDirectory.at(directory)
+
+    @property
+    def directory(self) -> Path:
+        """Where it lives, absolute."""
+        return self.files.root
+
+    @property
+    def specification(self) -> Specification:
+        """What it is made of; Fs3Error NOT_FOUND if it was never made."""
+        return self.files.read()
+
+    # -- up and down -------------------------------------------------------------------------------
+
+    def up(
+        self,
+        shape: Shape | None = None,
+        *,
+        timeout_s: float = START_TIMEOUT_S,
+        progress: Progress = _silent,
+        metaserver_settings: Extra | None = None,
+        storageserver_settings: Extra | None = None,
+    ) -> bool:
+        """Make the cluster if it is new, start what does not run, return when it is healthy.
+
+        False if it ran already. The settings are written into the configuration of a new cluster.
+        Fs3Error INVALID if ``shape`` contradicts what is there, NOT_READY if it does not get
+        healthy in time; what was started runs on then, for a look at its logs.
+        """
+        shape = shape or Shape()
+        reservation = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with self.files.lock("operation"):
+            if self.files.exists():
+                check_against(shape, self.specification)
+            else:
+                reservation = self._make(
+                    shape, metaserver_settings or {}, storageserver_settings or {}
+                )
+            try:
+                return self._start(timeout_s, progress)
+            finally:
+                if reservation is not None:
+                    reservation.release()
+
+    def _make(
+        self, shape: Shape, metaserver_settings: Extra, storageserver_settings: Extra
+    ) -> PortReservation:
+        """Lay the directory out; the ports stay reserved until the daemons have them."""
+        nodes, per_node, replicas, cluster_id = complete_shape(shape)
+        reservation = PortReservation(2 + 2 * nodes)
+        addresses = iter([f"127.0.0.1:{port}" for port in reservation.ports])
+        specification = Specification(
+            cluster_id=cluster_id,
+            replicas=replicas,
+            metaserver_frame_address=next(addresses),
+            metaserver_grpc_address=next(addresses),
+            nodes=tuple(
+                NodeSpecification(
+                    node=node,
+                    host=f"local-{node}",
+                    data_address=next(addresses),
+                    control_address=next(addresses),
+                    targets=target_ids(node, per_node),
+                )
+                for node in range(1, nodes + 1)
+            ),
+        )
+        self.files.metaserver.mkdir(exist_ok=True)
+        text = metaserver_config(self.files, specification, metaserver_settings)
+        (self.files.metaserver / "config.toml").write_text(text)
+        for node in specification.nodes:
+            directory = self.files.node(node.node)
+            for target in node.targets:
+                (directory / f"target-{target}").mkdir(parents=True, exist_ok=True)
+            text = storageserver_config(self.files, specification, node, storageserver_settings)
+            (directory / "config.toml").write_text(text)
+        self.files.write(specification)  # last: a directory with it is complete
+        return reservation
+
+    def _start(self, timeout_s: float, progress: Progress) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        started = not self.is_running()
+        if started:
+            progress("starting the supervisor and the daemons")
+            supervisor.start(self.files)
+        progress("waiting for the storageservers to register")
+        self._wait(deadline_s, self._all_registered)
+        with self.administration() as cluster:
+            if not cluster.routing().chains:
+                progress("making chains")
+                cluster.create_chains(self.specification.replicas)
+        progress("waiting for every target to serve")
+        self._wait(deadline_s, lambda: self.problems())
+        return started
+
+    def down(self) -> list[str]:
+        """End everything that runs; data stays. Returns what had to be killed. Idempotent."""
+        if not self.directory.is_dir():
+            return []
+        with self.files.lock("operation"):
+            supervisor.stop(self.files)
+            return supervisor.stop_everything(self.files)
+
+    # -- health ------------------------------------------------------------------------------------
+
+    def administration(self, timeout_s: float = 10.0) -> Administration:
+        """Calls to this cluster's manager; close it after use."""
+        found = self.specification
+        return Administration([found.metaserver_frame_address], found.cluster_id, timeout_s)
+
+    def status(self) -> ClusterStatus:
+        """What the manager knows now; Fs3Error UNREACHABLE if it does not run."""
+        with self.administration() as cluster:
+            return cluster.status()
+
+    def is_running(self) -> bool:
+        """Whether the supervisor runs, and with it, sooner or later, every daemon."""
+        return processes.living(self.files.supervisor_file("pid")) is not None
+
+    def problems(self) -> list[str]:
+        """What keeps the cluster from being whole; empty if it is healthy."""
+        try:
+            status = self.status()
+        except Fs3Error as error:
+            if error.code not in _NOT_YET:
+                raise
+            return [f"the metaserver does not answer ({error.detail})"]
+        problems = self._unregistered(status) + status.problems
+        expected = sum(len(node.targets) for node in self.specification.nodes)
+        serving = sum(
+            target.public_state is PublicState.SERVING or not target.chain
+            for target in status.targets
+        )
+        if serving < expected and not problems:
+            problems = [f"{serving} of {expected} targets serve"]
+        return problems
+
+    def _all_registered(self) -> list[str]:
+        try:
+            return self._unregistered(self.status())
+        except Fs3Error as error:
+            if error.code not in _NOT_YET:
+                raise
+            return [f"the metaserver does not answer ({error.detail})"]
+
+    def _unregistered(self, status: ClusterStatus) -> list[str]:
+        alive = {int(node.info.node) for node in status.nodes if node.info.alive}
+        missing = [node.node for node in self.specification.nodes if node.node not in alive]
+        return [f"node {node} is not registered or not alive" for node in missing]
+
+    def wait_healthy(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Return when every node is alive and every target serves; Fs3Error NOT_READY if late."""
+        self._wait(time.monotonic() + timeout_s, self.problems)
+
+    def _wait(self, deadline_s: float, problems: Callable[[], list[str]]) -> None:
+        """Poll until there are no problems; at the deadline, say which there are."""
+        while found := problems():
+            if time.monotonic() > deadline_s:
+                logs = f"see the log files in {self.directory}/*/log"
+                raise Fs3Error(Code.NOT_READY, f"not healthy: {'; '.join(found)} ({logs})")
+            time.sleep(_POLL_S)
+
+    # -- single daemons ----------------------------------------------------------------------------
+
+    def node_directory(self, node: int) -> Path:
+        """Where storageserver ``node`` lives; Fs3Error INVALID if there is none."""
+        numbers = [known.node for known in self.specification.nodes]
+        if node not in numbers:
+            raise Fs3Error(Code.INVALID, f"there is no node {node}; {numbers[0]}-{numbers[-1]} are")
+        return self.files.node(node)
+
+    def hold(self, node: int) -> None:
+        """From now on the supervisor does not start this node; one that runs stays."""
+        directory = self.node_directory(node)
+        with self.files.lock("spawn"):
+            (directory / "hold").touch()
+
+    def release(self, node: int) -> None:
+        """Let the supervisor start it again, now."""
+        (self.node_directory(node) / "hold").unlink(missing_ok=True)
+        if process := processes.living(self.files.supervisor_file("pid")):
+            process.signal(signal.SIGHUP)
+
+    def kill(self, node: int) -> None:
+        """SIGKILL to a storageserver; returns when it is gone. The supervisor starts a new one."""
+        _end(self.node_directory(node) / "pid", signal.SIGKILL)
+
+    def stop_node(self, node: int) -> None:
+        """Hold it, and end it in good order."""
+        self.hold(node)
+        processes.stop([self.node_directory(node) / "pid"], supervisor.STOP_GRACE_S)
+
+    def is_held(self, node: int) -> bool:
+        """Whether the supervisor leaves it down."""
+        return (self.node_directory(node) / "hold").exists()
+
+    def restart_metaserver(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End the metaserver; the supervisor starts a new one. Returns when the old one is gone."""
+        _end(self.files.metaserver / "pid", number)
+
+
+def _end(pid_file: Path, number: signal.Signals) -> None:
+    process = processes.living(pid_file)
+    if process is None:
+        raise Fs3Error(Code.NOT_FOUND, f"{pid_file.parent.name} does not run")
+    process.signal(number)
+    if not process.wait_gone(30):
+        raise Fs3Error(Code.BUSY, f"{pid_file.parent.name} does not end")

@@ -1,0 +1,201 @@
+"""The supervisor of a local cluster: starts its daemons, restarts one that dies, ends them.
+
+``python -m fs3.client.supervisor DIR``, started by :mod:`fs3.client.local_cluster`. One thread that
+waits for signals, children's deaths among them, with a timeout.
+
+- A daemon that ends is started again: after 0.2 s, doubling to 5 s while it keeps ending, and from
+  0.2 s again once it has run for 30 s.
+- A daemon whose directory holds a file ``hold`` is not started until the file is gone. The file is
+  made under ``spawn.lock``, under which daemons are started: after that, no new one comes up.
+- SIGTERM: no more restarts, then mounts and daemons are ended, then the supervisor itself.
+- SIGHUP: look at the ``hold`` files now.
+- If the supervisor is killed, daemons run on; a new one adopts them by their records, and
+  ``fs3 down`` ends them by their records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from fs3.errors import Code, Fs3Error
+from fs3.log import configure_logging, get_logger
+
+from . import mounts, processes
+from .cluster_directory import ClusterDirectory
+
+RESTART_S_MIN = 0.2
+RESTART_S_MAX = 5.0
+HEALTHY_AFTER_S = 30.0
+STOP_GRACE_S = 8.0
+_POLL_S = 0.5  # how late an adopted daemon's death, or a hold file, may be noticed
+
+_log = get_logger(__name__)
+
+
+class Backoff:
+    """When a daemon that ended may be started again. Time is an argument, in seconds."""
+
+    def __init__(self) -> None:
+        self._wait_s = RESTART_S_MIN
+        self._started_s: float | None = None
+        self.not_before_s = 0.0
+
+    def started(self, now_s: float) -> None:
+        """The daemon was started."""
+        self._started_s = now_s
+
+    def ended(self, now_s: float) -> None:
+        """The daemon was found dead."""
+        if self._started_s is not None and now_s - self._started_s >= HEALTHY_AFTER_S:
+            self._wait_s = RESTART_S_MIN
+        self.not_before_s = now_s + self._wait_s
+        self._wait_s = min(self._wait_s * 2, RESTART_S_MAX)
+        self._started_s = None
+
+    def forget(self) -> None:
+        """The daemon was ended on purpose: start it at once when it may run again."""
+        self._wait_s = RESTART_S_MIN
+        self.not_before_s = 0.0
+
+
+class Daemon:
+    """One daemon of the cluster, run from its own directory."""
+
+    def __init__(self, cluster: ClusterDirectory, directory: Path) -> None:
+        self.name = directory.name
+        self._cluster = cluster
+        self._directory = directory
+        self._record = directory / "pid"
+        module = "metaserver" if directory == cluster.metaserver else "storageserver"
+        config = str(directory / "config.toml")
+        self._command = [sys.executable, "-m", f"fs3.{module}", "--config", config]
+        self._backoff = Backoff()
+        self._child: subprocess.Popen[bytes] | None = None
+        self._running: processes.ProcessRecord | None = None
+
+    def step(self, now_s: float) -> float:
+        """Start it if it should run and does not. Returns when to look again, at the latest."""
+        if self._running is not None and not self._running.is_alive():
+            _log.warning("daemon_ended", daemon=self.name, how=self._how_it_ended())
+            self._running = None
+            self._backoff.ended(now_s)
+        if self._running is None:
+            self._running = processes.living(self._record)
+            if self._running is not None:
+                _log.info("daemon_adopted", daemon=self.name, pid=self._running.pid)
+                self._backoff.started(now_s)
+        if self._running is not None:
+            return now_s + _POLL_S
+        if self._held():
+            self._backoff.forget()
+            return now_s + _POLL_S
+        if now_s < self._backoff.not_before_s:
+            return self._backoff.not_before_s
+        self._start(now_s)
+        return now_s + _POLL_S
+
+    def _held(self) -> bool:
+        return (self._directory / "hold").exists()
+
+    def _start(self, now_s: float) -> None:
+        with self._cluster.lock("spawn"):
+            if self._held():
+                return
+            self._child = processes.spawn(
+                self._command,
+                record=self._record,
+                log=self._directory / "log",
+                environ=_daemon_environment(),
+                directory=self._directory,
+            )
+        self._running = processes.read_record(self._record)
+        self._backoff.started(now_s)
+        _log.info("daemon_started", daemon=self.name, pid=self._child.pid)
+
+    def _how_it_ended(self) -> str:
+        """Reaps it, if it is our child."""
+        if self._child is None:
+            return "unknown: adopted from an earlier supervisor"
+        status = self._child.wait()
+        self._child = None
+        return f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+
+
+def _daemon_environment() -> dict[str, str]:
+    """Ours, without what would override every daemon's own configuration file."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("FS3_")}
+
+
+def stop_everything(cluster: ClusterDirectory) -> list[str]:
+    """End mounts, then daemons. Returns what had to be killed. No supervisor may run any more.
+
+    Mounts go first: what they have not written yet needs the daemons.
+    """
+    killed = mounts.unmount_all(cluster.mounts)
+    with cluster.lock("spawn"):
+        records = [cluster.metaserver / "pid", *sorted(cluster.root.glob("node-*/pid"))]
+    return killed + processes.stop(records, STOP_GRACE_S)
+
+
+def supervise(cluster: ClusterDirectory) -> None:
+    """Keep the daemons running until SIGTERM or SIGINT, then end everything."""
+    daemons = [
+        Daemon(cluster, directory) for directory in cluster.daemon_directories(cluster.read())
+    ]
+    handled = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+    # A blocked signal whose action is to be ignored would be dropped, not kept: name an action.
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        now_s = time.monotonic()
+        next_s = min(daemon.step(now_s) for daemon in daemons)
+        received = signal.sigtimedwait(handled, max(0.0, next_s - time.monotonic()))
+        if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+            break
+    _log.info("supervisor_stopping")
+    for command in stop_everything(cluster):
+        _log.warning("daemon_killed", command=command)
+
+
+def main() -> None:
+    """Entry point of the process: detaches, so that the caller returns when it is recorded."""
+    parser = argparse.ArgumentParser(prog="fs3.client.supervisor", description=__doc__)
+    parser.add_argument("directory", type=Path, help="the local cluster's directory")
+    cluster = ClusterDirectory.at(parser.parse_args().directory)
+    with cluster.supervisor_file("lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # one runs already
+        ready = processes.detach(cluster.supervisor_file("pid"), cluster.supervisor_file("log"))
+        configure_logging()
+        _log.info("supervisor_started", directory=str(cluster.root))
+        ready()
+        supervise(cluster)
+        cluster.supervisor_file("pid").unlink(missing_ok=True)
+    _log.info("supervisor_stopped")
+
+
+def start(cluster: ClusterDirectory) -> None:
+    """Start a supervisor, unless one runs; returns when it is recorded."""
+    command = [sys.executable, "-m", "fs3.client.supervisor", str(cluster.root)]
+    result = subprocess.run(command, cwd=cluster.root, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        raise Fs3Error(Code.NOT_READY, f"the supervisor did not start: {last}")
+
+
+def stop(cluster: ClusterDirectory, timeout_s: float = 30.0) -> None:
+    """End the supervisor, and with it whatever it looks after; kill it if it takes too long."""
+    processes.stop([cluster.supervisor_file("pid")], timeout_s)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The parts of a local cluster that need no daemon: restart pauses, ports, descriptions, flags."""
+
+from __future__ import annotations
+
+import json
+import socket
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fs3.client.cluster_directory import (
+    ClusterDirectory,
+    NodeSpecification,
+    Shape,
+    Specification,
+    check_against,
+    complete_shape,
+    target_ids,
+)
+from fs3.client.daemon_configs import metaserver_config, storageserver_config
+from fs3.client.ports import PortReservation
+from fs3.client.supervisor import HEALTHY_AFTER_S, RESTART_S_MAX, RESTART_S_MIN, Backoff
+from fs3.errors import Code, Fs3Error
+
+NODE = NodeSpecification(
+    node=1,
+    host="local-1",
+    data_address="127.0.0.1:3",
+    control_address="127.0.0.1:4",
+    targets=(101, 102),
+)
+SPECIFICATION = Specification(
+    cluster_id="c",
+    replicas=1,
+    metaserver_frame_address="127.0.0.1:1",
+    metaserver_grpc_address="127.0.0.1:2",
+    nodes=(NODE,),
+)
+
+
+def _pauses(count: int, ran_s: float) -> list[float]:
+    backoff, now_s, pauses = Backoff(), 100.0, []
+    for _ in range(count):
+        backoff.started(now_s)
+        now_s += ran_s
+        backoff.ended(now_s)
+        pauses.append(round(backoff.not_before_s - now_s, 3))
+        now_s = backoff.not_before_s
+    return pauses
+
+
+def test_pauses_double_while_a_daemon_keeps_ending() -> None:
+    assert _pauses(7, ran_s=0.1) == [0.2, 0.4, 0.8, 1.6, 3.2, RESTART_S_MAX, RESTART_S_MAX]
+
+
+def test_pauses_start_over_after_a_healthy_run() -> None:
+    assert _pauses(3, ran_s=HEALTHY_AFTER_S) == [RESTART_S_MIN] * 3
+
+
+def test_a_daemon_ended_on_purpose_starts_at_once() -> None:
+    backoff = Backoff()
+    for _ in range(5):
+        backoff.ended(1000.0)
+    backoff.forget()
+    assert backoff.not_before_s == 0.0
+    backoff.ended(2000.0)
+    assert backoff.not_before_s == 2000.0 + RESTART_S_MIN
+
+
+def test_reserved_ports_are_refused_to_others_but_daemons_may_listen() -> None:
+    with PortReservation(4) as reservation:
+        assert len(set(reservation.ports)) == 4
+        for port in reservation.ports:
+            with socket.socket() as other, pytest.raises(OSError, match="in use"):
+                other.bind(("127.0.0.1", port))
+            with socket.create_server(("127.0.0.1", port)) as daemon:  # sets SO_REUSEADDR
+                assert daemon.getsockname()[1] == port
+
+
+def test_description_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    files = ClusterDirectory.at(tmp_path)
+    assert not files.exists()
+    files.write(SPECIFICATION)
+    assert files.exists()
+    assert files.read() == SPECIFICATION
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("{", Code.INVALID),
+        ("[]", Code.INVALID),
+        ("{}", Code.INVALID),
+        ('{"format": 1, "nodes": [], "unknown": 1}', Code.INVALID),
+        ('{"format": 2, "nodes": []}', Code.UNSUPPORTED),
+    ],
+)
+def test_bad_description_is_refused_by_name(tmp_path: Path, content: str, code: Code) -> None:
+    files = ClusterDirectory.at(tmp_path)
+    files.description.write_text(content)
+    with pytest.raises(Fs3Error) as caught:
+        files.read()
+    assert caught.value.code is code
+    assert "cluster.json" in caught.value.detail
+
+
+def test_missing_cluster_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(Fs3Error, match="fs3 up") as caught:
+        ClusterDirectory.at(tmp_path).read()
+    assert caught.value.code is Code.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(nodes=0),
+        Shape(nodes=65),
+        Shape(targets_per_node=0),
+        Shape(targets_per_node=100),
+        Shape(nodes=2, replicas=3),
+        Shape(replicas=0),
+        Shape(cluster_id=""),
+        Shape(cluster_id="a b"),
+    ],
+)
+def test_impossible_shapes_are_refused(shape: Shape) -> None:
+    with pytest.raises(Fs3Error) as caught:
+        complete_shape(shape)
+    assert caught.value.code is Code.INVALID
+    assert "--" in caught.value.detail
+
+
+def test_defaults_fit_together_with_few_nodes() -> None:
+    assert complete_shape(Shape()) == (3, 2, 3, "local")
+    assert complete_shape(Shape(nodes=1)) == (1, 2, 1, "local")
+
+
+@pytest.mark.parametrize(
+    ("shape", "flag"),
+    [
+        (Shape(nodes=2), "--nodes"),
+        (Shape(targets_per_node=1), "--targets-per-node"),
+        (Shape(replicas=2), "--replicas"),
+        (Shape(cluster_id="d"), "--cluster-id"),
+    ],
+)
+def test_flags_that_contradict_the_cluster_are_refused(shape: Shape, flag: str) -> None:
+    check_against(Shape(nodes=1, targets_per_node=2, replicas=1, cluster_id="c"), SPECIFICATION)
+    with pytest.raises(Fs3Error, match=flag):
+        check_against(shape, SPECIFICATION)
+
+
+def test_target_ids_name_their_node() -> None:
+    assert target_ids(2, 3) == (201, 202, 203)
+
+
+def test_configurations_are_toml_with_extra_settings_winning(tmp_path: Path) -> None:
+    files = ClusterDirectory.at(tmp_path / 'a "quoted" name')
+    text = metaserver_config(files, SPECIFICATION, {"workers": 2, "manager": {"lease_ms": 900}})
+    metaserver = tomllib.loads(text)
+    assert metaserver["data_dir"] == str(files.metaserver / "data")
+    assert (metaserver["workers"], metaserver["manager"]["lease_ms"]) == (2, 900)
+    storage = tomllib.loads(storageserver_config(files, SPECIFICATION, NODE, {"host": "other"}))
+    assert storage["host"] == "other"
+    assert [target["id"] for target in storage["targets"]] == [101, 102]
+    assert json.dumps(storage["targets"][0]["path"])
