@@ -1,0 +1,149 @@
+"""How a cluster's state looks: tables for people, plain values for programs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from enum import Enum
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fs3.client.administration import ClusterStatus, TargetStatus
+from fs3.core.types import Chain, PublicState
+
+_COLOURS = {
+    PublicState.SERVING: "green",
+    PublicState.LASTSRV: "red",
+    PublicState.SYNCING: "cyan",
+    PublicState.WAITING: "yellow",
+    PublicState.OFFLINE: "red",
+}
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def human_bytes(length_bytes: float) -> str:
+    """``1536`` is "1.5 KiB"."""
+    power = 0
+    while length_bytes >= 1024 and power < len(_UNITS) - 1:
+        length_bytes /= 1024
+        power += 1
+    return f"{length_bytes:.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def as_dict(status: ClusterStatus) -> dict[str, Any]:
+    """The status as JSON values; states are names."""
+    fields: dict[str, Any] = _plain(asdict(status))
+    return {
+        **fields,
+        "healthy": not status.problems,
+        "problems": status.problems,
+        "capacity": dict(zip(("capacity_bytes", "used_bytes"), _capacity(status), strict=True)),
+    }
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def render(status: ClusterStatus) -> RenderableType:
+    """Nodes, targets, chains, capacity, verdict."""
+    return Group(_nodes(status), _targets(status), _chains(status), _summary(status))
+
+
+def _nodes(status: ClusterStatus) -> Table:
+    table = Table(title=f"Nodes of cluster {status.cluster_id!r}", title_justify="left")
+    for name in ("node", "host", "data address", "control address", "state", "last heartbeat"):
+        table.add_column(name)
+    for node in status.nodes:
+        info = node.info
+        state = Text("alive", "green") if info.alive else Text("away", "red")
+        age = f"{node.heartbeat_age_ms / 1000:.1f} s ago" if node.heartbeat_age_ms else "-"
+        addresses = info.data_address, info.control_address
+        table.add_row(str(info.node), info.host, *addresses, state, age)
+    return table
+
+
+def _targets(status: ClusterStatus) -> Table:
+    table = Table(title="Targets", title_justify="left")
+    for name in ("target", "node", "chain", "public state", "local state"):
+        table.add_column(name)
+    for name in ("used", "capacity", "chunks"):
+        table.add_column(name, justify="right")
+    table.add_column("remarks")
+    for target in status.targets:
+        table.add_row(
+            str(target.target),
+            str(target.node),
+            str(target.chain or "-"),
+            _state(target.public_state),
+            target.local_state.name,
+            human_bytes(target.used_bytes),
+            human_bytes(target.capacity_bytes),
+            f"{target.chunks:,}",
+            _remarks(target),
+        )
+    return table
+
+
+def _state(state: PublicState | None) -> Text:
+    return Text("-") if state is None else Text(state.name, _COLOURS[state])
+
+
+def _remarks(target: TargetStatus) -> Text:
+    if target.problem:
+        return Text(target.problem, "red")
+    if target.public_state is PublicState.SYNCING and target.sync_total_chunks:
+        done, total = target.sync_done_chunks, target.sync_total_chunks
+        return Text(f"synced {done:,} of {total:,} chunks ({done / total:.0%})", "cyan")
+    return Text("")
+
+
+def _chains(status: ClusterStatus) -> Table:
+    table = Table(title="Chains", title_justify="left")
+    for name in ("chain", "version", "replicas, head first"):
+        table.add_column(name)
+    for chain in status.chains:
+        table.add_row(str(chain.chain), str(chain.version), _replicas(chain))
+    return table
+
+
+def _replicas(chain: Chain) -> Text:
+    parts = [
+        Text(f"{r.target} (node {r.node}) {r.state.name}", _COLOURS[r.state])
+        for r in chain.replicas
+    ]
+    return Text(" -> ").join(parts)
+
+
+def _capacity(status: ClusterStatus) -> tuple[int, int]:
+    """Capacity and use as files see them: raw bytes divided by the number of replicas."""
+    replicas = max((len(chain.replicas) for chain in status.chains), default=1)
+    capacity = sum(t.capacity_bytes for t in status.targets)
+    used = sum(t.used_bytes for t in status.targets)
+    return capacity // replicas, used // replicas
+
+
+def _summary(status: ClusterStatus) -> Text:
+    capacity, used = _capacity(status)
+    text = Text(
+        f"{human_bytes(used)} used of {human_bytes(capacity)}, replicas counted once;"
+        f" {status.clients} clients; routing version {status.routing_version}\n"
+    )
+    problems = status.problems
+    if not problems:
+        return text.append("HEALTHY: every target serves", "bold green")
+    if status.unavailable_chains or not status.chains:
+        text.append("UNAVAILABLE: some data cannot be read", "bold red")
+    else:
+        text.append("DEGRADED: all data can be read and written", "bold yellow")
+    for problem in problems:
+        text.append(f"\n  - {problem}")
+    return text
