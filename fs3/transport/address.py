@@ -38,13 +38,14 @@ def render(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def resolve(text: str, *, listen: bool = False) -> list[SocketAddress]:
+def resolve(text: str, *, listen: bool = False, numeric: bool = False) -> list[SocketAddress]:
     """Every socket address that ``text`` stands for, in the resolver's order.
 
-    Looking a name up may block; Fs3Error UNREACHABLE if it is unknown.
+    Looking a name up may block, unless only ``numeric`` ones are taken. Fs3Error UNREACHABLE if
+    there is none.
     """
     host, port = parse(text)
-    flags = socket.AI_PASSIVE if listen else 0
+    flags = (socket.AI_PASSIVE if listen else 0) | (socket.AI_NUMERICHOST if numeric else 0)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except socket.gaierror as error:

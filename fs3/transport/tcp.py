@@ -1,0 +1,173 @@
+"""The TCP transport's serving end: listen, accept, and hand frames to who takes their method.
+
+One port serves both planes. Data frames (batches, chain links) go to the callbacks registered with
+:meth:`FrameServer.take`, control requests to the handler table (:func:`serve_handlers`). Payload
+follows its frame on the same socket; fs3/transport/connection.py reads and answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterable
+
+from fs3.buffers import BufferPool
+from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
+from fs3.reactor import READABLE, Reactor
+from fs3.transport.address import render, resolve, tune
+from fs3.transport.connection import Connection, Limits, OnFrame, Request
+from fs3.transport.peer import FramePeer, open_frame_peer
+from fs3.transport.serving import HandlerThreads, serve_handlers
+
+__all__ = [
+    "Connection",
+    "FramePeer",
+    "FrameServer",
+    "HandlerThreads",
+    "Limits",
+    "OnFrame",
+    "Request",
+    "open_frame_peer",
+    "serve_handlers",
+]
+
+_BACKLOG = 1024
+_ACCEPTS_PER_TURN = 16
+_REFUSALS_MAX = 64  # connections over the limit that are being told so
+_ACCEPT_PAUSE_S = 0.5
+_NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_log = get_logger(__name__)
+
+
+class FrameServer:
+    """Listens from construction on. Used in the reactor's thread, or before it runs."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        cluster_id: str,
+        on_frame: OnFrame | None = None,
+        address: str = "127.0.0.1:0",
+        limits: Limits | None = None,
+        pool: BufferPool | None = None,
+    ) -> None:
+        """``on_frame`` takes the methods that nobody else took; None refuses them."""
+        self.reactor = reactor
+        self.cluster_id = cluster_id
+        self.limits = limits or Limits()
+        self.pool = pool or BufferPool(4 * self.limits.body_bytes)
+        self._on_frame = on_frame or _refuse_method
+        self._takers: dict[int, OnFrame] = {}
+        self._connections: dict[Connection, int] = {}  # received_bytes at the last sweep
+        self._socket = _listen(address)
+        host, port = self._socket.getsockname()[:2]
+        self.address = render(host, port)  # with the port that was bound
+        reactor.register(self._socket.fileno(), READABLE, self._on_connection)
+        self._sweeper = reactor.call_later(self.limits.stall_s, self._sweep)
+
+    def take(self, methods: Iterable[int], on_frame: OnFrame) -> None:
+        """Frames of these methods go to ``on_frame(connection, request)``."""
+        self._takers.update(dict.fromkeys(methods, on_frame))
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those that are open now."""
+        return tuple(self._connections)
+
+    def close(self) -> None:
+        """Stop listening and drop every connection. Idempotent."""
+        if self._socket.fileno() < 0:
+            return
+        self._sweeper.cancel()
+        self.reactor.unregister(self._socket.fileno())
+        self._socket.close()
+        for connection in self.connections:
+            connection.close()
+
+    def _on_connection(self, _events: int) -> None:
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                accepted, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTOR:
+                    self._pause_accepting(error)
+                    return
+                continue  # that one went away before it was accepted
+            self._add(accepted)
+
+    def _add(self, accepted: socket.socket) -> None:
+        over = len(self._connections) - self.limits.connections
+        if over >= _REFUSALS_MAX:
+            accepted.close()
+            return
+        accepted.setblocking(False)
+        tune(accepted)
+        connection = Connection(
+            self.reactor,
+            accepted,
+            self.cluster_id,
+            self.pool,
+            self.limits,
+            self._dispatch,
+            self._forget,
+        )
+        self._connections[connection] = 0
+        if over >= 0:
+            limit = self.limits.connections
+            connection.refuse(
+                Fs3Error(Code.BUSY, f"{limit} connections are open; no more are allowed here")
+            )
+
+    def _dispatch(self, connection: Connection, request: Request) -> None:
+        self._takers.get(request.method, self._on_frame)(connection, request)
+
+    def _forget(self, connection: Connection) -> None:
+        del self._connections[connection]
+
+    def _pause_accepting(self, error: OSError) -> None:
+        # A level-triggered listener with nothing to accept into would spin.
+        _log.error("accept_failed", address=self.address, reason=str(error))
+        self.reactor.modify(self._socket.fileno(), 0)
+        self.reactor.call_later(_ACCEPT_PAUSE_S, self._resume_accepting)
+
+    def _resume_accepting(self) -> None:
+        if self._socket.fileno() >= 0:
+            self.reactor.modify(self._socket.fileno(), READABLE)
+
+    def _sweep(self) -> None:
+        """Close who has stood still within a frame since the last sweep: it holds a buffer."""
+        for connection, before in list(self._connections.items()):
+            self._connections[connection] = connection.received_bytes
+            if connection.in_frame and connection.received_bytes == before:
+                stall_s = self.limits.stall_s
+                connection.refuse(
+                    Fs3Error(Code.PROTOCOL, f"a frame made no progress for {stall_s} s")
+                )
+        self._sweeper = self.reactor.call_later(self.limits.stall_s, self._sweep)
+
+
+def _refuse_method(connection: Connection, request: Request) -> None:
+    if request.body is not None:
+        request.body.release()
+    connection.fail(
+        request, Fs3Error(Code.UNSUPPORTED, f"method {request.method:#06x} is not served here")
+    )
+
+
+def _listen(text: str) -> socket.socket:
+    """A listening socket. ``[::]:port`` listens on IPv4 too."""
+    family, address = resolve(text, listen=True)[0]
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        made.bind(address)
+        made.listen(_BACKLOG)
+    except OSError as error:
+        made.close()
+        raise Fs3Error(Code.INVALID, f"cannot listen on {text}: {error.strerror}") from error
+    return made
