@@ -472,6 +472,10 @@ class Replica:
             self.lanes.pop(chunk, None)
         return effects
 
+    def stop(self) -> list[Effect]:
+        """Discard this core, for the shell's own reasons: whoever waits is refused."""
+        return [] if self._discarded else self._discard()
+
     def _discard(self) -> list[Effect]:
         """Out of the writable part of the chain: clients try elsewhere with the same tags."""
         effects: list[Effect] = []

@@ -1,0 +1,284 @@
+"""fs3-storageserver: settings to objects, serve, drain. The only place where objects are wired."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fs3 import __version__
+from fs3.buffers import BufferPool
+from fs3.clock import Clock, SystemClock
+from fs3.core import messages as m
+from fs3.core.replica import Limits
+from fs3.core.types import ChainId, ChainVersion, TargetId
+from fs3.errors import Code, Fs3Error
+from fs3.log import configure_logging, get_logger
+from fs3.proto import cluster_pb2, storage_pb2
+from fs3.reactor import Reactor
+from fs3.routing import Routing
+from fs3.rpc import Handlers
+from fs3.rpc_grpc import serve_grpc
+from fs3.settings import add_flags, flags_of, load
+from fs3.transport.tcp import FrameServer, serve_handlers
+from fs3.transport.tcp import Limits as PortLimits
+
+from .chunkstore.store import open_store
+from .dataserver import DataServer
+from .jobs import Payload
+from .member import Member
+from .neighbours import Neighbours
+from .service import StorageControl
+from .settings import StorageSettings
+from .target import Target
+
+_log = get_logger(__name__)
+_BACKGROUND_S = 1.0
+_CONTROL_WORKERS = 4
+_DRAIN_S = 2.0
+
+
+class StorageServer:
+    """One process: a reactor, its targets, two ports, one membership."""
+
+    def __init__(self, settings: StorageSettings, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self.reactor = Reactor()
+        self._pool = BufferPool(settings.buffer_bytes)
+        self._neighbours = Neighbours(self.reactor, settings.cluster_id, self._on_neighbour_up)
+        self._targets = self._open_targets()
+        self._routing = Routing()
+        self._server = FrameServer(
+            self.reactor,
+            settings.cluster_id,
+            address=settings.listen,
+            limits=PortLimits(connections=settings.connections_max),
+            pool=self._pool,
+        )
+        self._data = DataServer(self._server, self._targets, self._pool)
+        self._control = StorageControl(
+            self.reactor, self._targets, {TargetId(t.id): str(t.path) for t in settings.targets}
+        )
+        handlers = Handlers(settings.cluster_id)
+        handlers.add(storage_pb2.DESCRIPTOR.services_by_name["StorageControl"], self._control)
+        self._handler_threads = serve_handlers(self._server, handlers, _CONTROL_WORKERS)
+        self._grpc, port = serve_grpc(handlers, settings.grpc_listen, _CONTROL_WORKERS)
+        host = settings.grpc_listen.rpartition(":")[0]
+        self.control_address = f"{host}:{port}"
+        self._member = self._make_member()
+
+    @property
+    def data_address(self) -> str:
+        """Where the data port listens."""
+        return self._server.address
+
+    def _open_targets(self) -> dict[TargetId, Target]:
+        limits = Limits(
+            resync_bytes_per_s=self._settings.resync.bytes_per_s,
+            resync_window=self._settings.resync.window,
+        )
+        targets = {}
+        for said in self._settings.targets:
+            store = open_store(said.path, capacity_bytes=said.capacity_bytes or None)
+            targets[TargetId(said.id)] = Target(
+                TargetId(said.id),
+                store,
+                limits,
+                reactor=self.reactor,
+                pool=self._pool,
+                clock=self._clock,
+                surroundings=self,
+            )
+        return targets
+
+    def _make_member(self) -> Member:
+        settings = self._settings
+        node = cluster_pb2.Node(
+            node=settings.node_id,
+            host=settings.host or socket.gethostname(),
+            data_address=self.data_address,
+            control_address=self.control_address,
+            incarnation=secrets.randbits(63) + 1,
+        )
+        return Member(
+            node,
+            settings.metaservers,
+            settings.cluster_id,
+            reactor=self.reactor,
+            clock=self._clock,
+            reports=self._reports,
+            on_routing=self._on_routing,
+            on_lease=self._on_lease,
+        )
+
+    # --- what targets need (target.Surroundings) -------------------------------------------------
+
+    def send(self, message: m.Message, payload: Payload | None) -> None:
+        """See :class:`target.Surroundings`."""
+        self._neighbours.send(message, payload)
+
+    def flush(self) -> None:
+        """See :class:`target.Surroundings`."""
+        self._neighbours.flush()
+
+    def state_changed(self) -> None:
+        """See :class:`target.Surroundings`."""
+        self._member.beat_soon()
+
+    def refresh_routing(self) -> None:
+        """See :class:`target.Surroundings`."""
+        self._member.refresh()
+
+    def accuse(self, target: TargetId, reason: str) -> None:
+        """See :class:`target.Surroundings`."""
+        self._member.accuse(target, reason)
+
+    # --- membership, in the reactor's thread -----------------------------------------------------
+
+    def _reports(self) -> list[cluster_pb2.TargetReport]:
+        made = []
+        for target in self._targets.values():
+            report, usage = target.report, target.store.usage()
+            made.append(
+                cluster_pb2.TargetReport(
+                    target=report.target,
+                    local_state=report.state,
+                    chain_version=report.chain_version,
+                    capacity_bytes=usage.capacity_bytes,
+                    used_bytes=usage.used_bytes,
+                    free_bytes=usage.free_bytes,
+                    chunks=usage.chunks,
+                    problem=report.problem,
+                    sync_done_chunks=report.sync_done,
+                    sync_total_chunks=report.sync_total,
+                )
+            )
+        return made
+
+    def _on_lease(self, target: TargetId, version: ChainVersion, until_ms: int) -> None:
+        if target in self._targets:
+            self._targets[target].grant(version, until_ms)
+
+    def _on_routing(self, routing: Routing) -> None:
+        self._routing = routing
+        mine: dict[ChainId, Target] = {}
+        wanted: set[TargetId] = set()
+        for target_id, target in self._targets.items():
+            info = routing.targets.get(target_id)
+            chain = routing.chains.get(info.chain) if info is not None else None
+            if chain is not None:
+                mine[chain.chain] = target
+                wanted |= {r.target for r in chain.replicas if r.target != target_id}
+        address_of = {
+            t: routing.nodes[info.node].data_address
+            for t, info in routing.targets.items()
+            if info.node in routing.nodes
+        }
+        self._neighbours.route(address_of, wanted)
+        self._data.set_chains(mine)
+        self._control.set_chains(mine)
+        by_target = {target.target: chain for chain, target in mine.items()}
+        for target_id, target in self._targets.items():
+            number = by_target.get(target_id)
+            target.on_chain(routing.chains[number] if number is not None else None)
+
+    def _on_neighbour_up(self, there: frozenset[TargetId]) -> None:
+        for target in self._targets.values():
+            target.feed([m.PeerUp(neighbour) for neighbour in sorted(there)])
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until :meth:`stop`."""
+        self._tick()
+        self._background()
+        self._member.start()
+        self.reactor.run()
+
+    def _tick(self) -> None:
+        for target in self._targets.values():
+            target.tick()
+        self.reactor.call_later(self._settings.tick_ms / 1000, self._tick)
+
+    def _background(self) -> None:
+        for target in self._targets.values():
+            target.background()
+        self.reactor.call_later(_BACKGROUND_S, self._background)
+
+    def stop(self) -> None:
+        """Any thread: tell the manager that the targets go, then end :meth:`run`."""
+
+        def leave() -> None:
+            for target in self._targets.values():
+                target.leave()
+
+        self.reactor.call_soon(leave)
+        self._member.stop()
+        self.reactor.stop()
+
+    def close(self) -> None:
+        """After :meth:`run`: close what is open."""
+        self._grpc.stop(_DRAIN_S).wait()
+        self._handler_threads.close()
+        self._server.close()
+        self._neighbours.close()
+        for target in self._targets.values():
+            target.close()
+        self.reactor.close()
+
+
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> StorageSettings:
+    """The settings from flags, environment and file. Raises Fs3Error; exits for --help."""
+    parser = argparse.ArgumentParser(
+        prog="fs3-storageserver",
+        description="The fs3 storage daemon: stores and replicates chunks.",
+    )
+    parser.add_argument("--version", action="version", version=f"fs3 {__version__}")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, as TOML")
+    add_flags(parser, StorageSettings)
+    said = parser.parse_args(arguments)
+    return load(StorageSettings, said.config, flags_of(said), environ)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program. Exit status 0 after SIGTERM, 2 for settings that make no sense."""
+    if not __debug__:
+        print("fs3-storageserver: python -O is refused: its assertions guard data", file=sys.stderr)
+        return 2
+    try:
+        settings = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+        configure_logging(settings.log_level, file=settings.log_file)
+        server = StorageServer(settings, SystemClock())
+    except Fs3Error as error:
+        print(f"fs3-storageserver: {error.detail}", file=sys.stderr)
+        return 2 if error.code is Code.INVALID else 1
+    _serve(server, settings)
+    return 0
+
+
+def _serve(server: StorageServer, settings: StorageSettings) -> None:
+    def on_signal(signum: int, _frame: object) -> None:
+        _log.info("stopping", signal=signal.Signals(signum).name)
+        threading.Thread(target=server.stop, name="stop").start()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    addresses = {"data": server.data_address, "control": server.control_address}
+    if settings.port_file is not None:
+        scratch = settings.port_file.with_suffix(".new")
+        scratch.write_text(json.dumps(addresses))
+        scratch.rename(settings.port_file)
+    _log.info("ready", node=settings.node_id, cluster=settings.cluster_id, **addresses)
+    try:
+        server.run()
+    finally:
+        server.close()
+    _log.info("stopped")

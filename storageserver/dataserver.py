@@ -1,0 +1,207 @@
+"""The data port's own methods: batches of reads and writes of clients, messages of neighbours.
+
+A request is checked as a whole first: a head that is no whole number of items, a body that is not
+what the items say, an item beyond the largest chunk: one clear error, nothing done.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs3 import dataplane
+from fs3.buffers import BufferPool
+from fs3.core import messages as m
+from fs3.core.chunks import Tag, UpdateKind
+from fs3.core.types import CHUNK_BYTES_MAX, ChainId, ChainVersion, ChunkId, TargetId
+from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
+from fs3.transport.tcp import Connection, FrameServer, Request
+
+from . import peerwire
+from .jobs import BufferOwner, Payload, ReadJob, WriteJob
+from .target import Target
+
+_log = get_logger(__name__)
+_FROM_CLIENTS = (UpdateKind.WRITE, UpdateKind.TRUNCATE, UpdateKind.EXTEND, UpdateKind.REMOVE)
+
+
+class DataServer:
+    """Frames in, jobs for targets out. Reactor thread only."""
+
+    def __init__(
+        self, server: FrameServer, targets: Mapping[TargetId, Target], pool: BufferPool
+    ) -> None:
+        self._targets = targets
+        self._by_chain: dict[int, Target] = {}
+        self._pool = pool
+        server.take([dataplane.READ_BATCH], self._guarded(self._on_read))
+        server.take([dataplane.WRITE_BATCH], self._guarded(self._on_write))
+        server.take([dataplane.PEER], self._guarded(self._on_peer))
+
+    def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
+        """Which target of this node stands for a chain."""
+        self._by_chain = dict(by_chain)
+
+    @staticmethod
+    def _guarded(
+        handle: Callable[[Connection, Request, BufferOwner | None], None],
+    ) -> Callable[[Connection, Request], None]:
+        """Own the body, and answer a request that makes no sense with what is wrong with it."""
+
+        def on_frame(connection: Connection, request: Request) -> None:
+            body = BufferOwner(request.body) if request.body is not None else None
+            try:
+                handle(connection, request, body)
+            except Fs3Error as error:
+                connection.fail(request, error)
+
+        return on_frame
+
+    # --- reads -----------------------------------------------------------------------------------
+
+    def _on_read(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+        if body is not None:
+            raise Fs3Error(Code.PROTOCOL, "a READ_BATCH has no body")
+        items = dataplane.decode_items(request.head, dataplane.READ_ITEM)
+        _check_ranges(items["offset"], items["length"])
+        total = int(items["length"].sum(dtype=np.int64))
+        if total > dataplane.BATCH_BYTES_MAX:
+            raise Fs3Error(
+                Code.TOO_LARGE,
+                f"a batch of {total} bytes; at most {dataplane.BATCH_BYTES_MAX} are allowed",
+            )
+        reply = _replier(connection, request)
+        if not len(items):
+            reply(b"", ())
+            return
+        job = ReadJob(items, BufferOwner(self._pool.take(max(total, 1))), reply)
+        for chain, indexes in _by_chain(items["chain"]):
+            target = self._by_chain.get(chain)
+            if target is None:
+                job.refuse(indexes, Code.STALE_CHAIN, f"no target of chain {chain} is here")
+            else:
+                target.read(job, indexes)
+
+    # --- writes ----------------------------------------------------------------------------------
+
+    def _on_write(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+        prefix_bytes = dataplane.WRITE_PREFIX.itemsize
+        items = dataplane.decode_items(request.head, dataplane.WRITE_ITEM, prefix_bytes)
+        prefix = np.frombuffer(request.head, dataplane.WRITE_PREFIX, 1)[0]
+        view = body.buffer.view if body is not None else memoryview(b"")
+        starts = _check_writes(items, len(view))
+        reply = _replier(connection, request)
+        if not len(items):
+            reply(b"", ())
+            return
+        job = WriteJob(len(items), reply)
+        client, sync = int(prefix["client"]), bool(prefix["flags"] & dataplane.WRITE_FLAG_SYNC)
+        events: dict[int, list[m.Event]] = defaultdict(list)
+        for index, item in enumerate(items.tolist()):
+            chunk, chain, version, offset, length, crc, kind, _, channel, sequence = item
+            data = None
+            if kind == UpdateKind.WRITE:
+                data = Payload(view[starts[index] : starts[index] + length], body)
+            write = m.Write(
+                (job, index),
+                ChainVersion(version),
+                ChunkId(chunk),
+                UpdateKind(kind),
+                offset,
+                length,
+                crc,
+                Tag(client, channel, sequence) if sequence else None,
+                sync,
+                data,
+            )
+            events[chain].append(write)
+        for chain, writes in events.items():
+            target = self._by_chain.get(chain)
+            if target is None or target.core is None:
+                _refuse(writes, target, chain)
+            else:
+                target.feed(writes)
+
+    # --- neighbours ------------------------------------------------------------------------------
+
+    def _on_peer(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+        view = body.buffer.view if body is not None else memoryview(b"")
+        at = 0
+        for_target: dict[TargetId, list[m.Message]] = defaultdict(list)
+        for message in peerwire.decode(memoryview(request.head)):
+            length = peerwire.payload_bytes(message)
+            if isinstance(message, m.Forward) and length:
+                if at + length > len(view):
+                    raise Fs3Error(
+                        Code.PROTOCOL, f"a payload of {length} bytes, {len(view) - at} are left"
+                    )
+                message = message._replace(data=Payload(view[at : at + length], body))
+                at += length
+            for_target[message.route.destination].append(message)
+        for target_id, messages in for_target.items():
+            target = self._targets.get(target_id)
+            if target is not None:
+                target.deliver(messages)
+
+
+def _replier(
+    connection: Connection, request: Request
+) -> Callable[[bytes, Sequence[Payload]], None]:
+    def reply(head: bytes, payloads: Sequence[Payload]) -> None:
+        keep = list(payloads)  # held until they are sent
+        parts = [payload.view for payload in keep]
+        connection.reply(request.request_id, request.method, head, parts, keep.clear)
+
+    return reply
+
+
+def _by_chain(chains: NDArray[Any]) -> list[tuple[int, NDArray[np.int64]]]:
+    """Indexes of the items of each chain, in order."""
+    if (chains == chains[0]).all():
+        return [(int(chains[0]), np.arange(len(chains)))]
+    return [(int(c), np.flatnonzero(chains == c)) for c in np.unique(chains)]
+
+
+def _check_ranges(offsets: NDArray[Any], lengths: NDArray[Any]) -> None:
+    ends = offsets.astype(np.int64) + lengths
+    if len(ends) and int(ends.max()) > CHUNK_BYTES_MAX:
+        at = int(ends.argmax())
+        raise Fs3Error(
+            Code.INVALID,
+            f"item {at}: {lengths[at]} bytes at offset {offsets[at]} reach beyond the largest"
+            f" chunk, {CHUNK_BYTES_MAX} bytes",
+        )
+
+
+def _check_writes(items: NDArray[Any], body_bytes: int) -> list[int]:
+    """Where each item's data starts in the body."""
+    known = np.isin(items["kind"], [int(kind) for kind in _FROM_CLIENTS])
+    if not known.all():
+        at = int(np.flatnonzero(~known)[0])
+        allowed = ", ".join(f"{kind.name} ({kind:d})" for kind in _FROM_CLIENTS)
+        raise Fs3Error(
+            Code.INVALID, f"item {at}: update kind {items['kind'][at]}; {allowed} are allowed"
+        )
+    _check_ranges(items["offset"], items["length"])
+    lengths = np.where(items["kind"] == UpdateKind.WRITE, items["length"], 0).astype(np.int64)
+    total = int(lengths.sum())
+    if total != body_bytes:
+        raise Fs3Error(Code.PROTOCOL, f"the items write {total} bytes, the body has {body_bytes}")
+    starts: list[int] = (np.cumsum(lengths) - lengths).tolist()
+    return starts
+
+
+def _refuse(writes: Sequence[m.Event], target: Target | None, chain: int) -> None:
+    for write in writes:
+        assert isinstance(write, m.Write)
+        job, index = write.request
+        if target is None:
+            code, detail = Code.STALE_CHAIN, f"no target of chain {chain} is here"
+        else:
+            code, detail = Code.NOT_SERVING, f"target {target.target} does not serve"
+        job.finish(index, code, 0, 0, 0, detail)

@@ -1,0 +1,108 @@
+"""Links to the storageservers that hold the chains' other replicas: one per address.
+
+Messages of a turn leave together: one PEER frame per neighbour, or a few if they are large. What a
+broken link loses the cores send again, when told that it is up (``PeerUp``) or when time is up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from fs3 import dataplane
+from fs3.core.messages import Message
+from fs3.core.types import TargetId
+from fs3.log import get_logger
+from fs3.reactor import Reactor
+from fs3.transport.tcp import FramePeer, open_frame_peer
+
+from . import peerwire
+from .jobs import Payload
+
+_FRAME_BYTES = 8 << 20  # a frame is closed when its payload has reached this
+_FRAME_HEAD_BYTES = 1 << 20
+_log = get_logger(__name__)
+
+
+class _Frame:
+    """A PEER frame in the making."""
+
+    def __init__(self) -> None:
+        self.head = bytearray()
+        self.payloads: list[Payload] = []
+        self.body_bytes = 0
+
+    def add(self, record: bytes, payload: Payload | None) -> None:
+        self.head += record
+        if payload is not None and len(payload.view):
+            self.payloads.append(payload)
+            self.body_bytes += len(payload.view)
+
+    @property
+    def full(self) -> bool:
+        return self.body_bytes >= _FRAME_BYTES or len(self.head) >= _FRAME_HEAD_BYTES
+
+
+class Neighbours:
+    """Used in the reactor's thread only."""
+
+    def __init__(
+        self, reactor: Reactor, cluster_id: str, on_up: Callable[[frozenset[TargetId]], None]
+    ) -> None:
+        self._reactor = reactor
+        self._cluster_id = cluster_id
+        self._on_up = on_up
+        self._address_of: Mapping[TargetId, str] = {}
+        self._links: dict[str, FramePeer] = {}
+        self._frames: dict[str, list[_Frame]] = {}
+
+    def route(self, address_of: Mapping[TargetId, str], wanted: set[TargetId]) -> None:
+        """Where targets are now; links to the ``wanted`` ones are opened, others closed."""
+        self._address_of = address_of
+        addresses = {address_of[target] for target in wanted if target in address_of}
+        for address in self._links.keys() - addresses:
+            self._links.pop(address).close()
+        for address in addresses - self._links.keys():
+            self._links[address] = open_frame_peer(
+                self._reactor,
+                address,
+                self._cluster_id,
+                lambda up, address=address: self._on_state(address, up),  # type: ignore[misc]
+            )
+
+    def _on_state(self, address: str, up: bool) -> None:
+        if up:
+            there = frozenset(t for t, where in self._address_of.items() if where == address)
+            self._on_up(there)
+
+    def send(self, message: Message, payload: Payload | None) -> None:
+        """With the next flush. Without a link it is dropped: the core sends it again."""
+        address = self._address_of.get(message.route.destination)
+        if address is None or address not in self._links:
+            return
+        frames = self._frames.setdefault(address, [_Frame()])
+        if frames[-1].full:
+            frames.append(_Frame())
+        frames[-1].add(peerwire.encode(message), payload)
+
+    def flush(self) -> None:
+        """Everything sent so far leaves."""
+        if not self._frames:
+            return
+        waiting, self._frames = self._frames, {}
+        for address, frames in waiting.items():
+            link = self._links.get(address)
+            for frame in frames if link is not None else ():
+                assert link is not None
+                keep = frame.payloads  # the closure holds the buffers until they are sent
+                link.send(
+                    dataplane.PEER,
+                    bytes(frame.head),
+                    [payload.view for payload in keep],
+                    keep.clear,
+                )
+
+    def close(self) -> None:
+        """Drop every link."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()

@@ -1,0 +1,79 @@
+"""What an operator can set on a storageserver (fs3/settings.py says where)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fs3.errors import Code, Fs3Error
+from fs3.log import LEVELS
+from fs3.settings import section, setting, size
+from fs3.transport.address import parse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSettings:
+    """One target: a directory, best on a disk of its own."""
+
+    id: int = setting(help="the target's number, unique in the cluster")
+    path: Path = setting(help="its directory; made if missing")
+    capacity_bytes: int = size(0, help="use at most this much; 0: what the disk has")
+
+    def validate(self) -> None:
+        """See the fields."""
+        if not 0 < self.id < 1 << 32:
+            raise Fs3Error(
+                Code.INVALID, f"targets.id {self.id} is not allowed: 1 to {(1 << 32) - 1} are"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResyncSettings:
+    """Bringing a returning target up to date."""
+
+    bytes_per_s: int = size(0, help="per target that is brought up to date; 0: unlimited")
+    window: int = setting(8, help="chunks under way at once")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StorageSettings:
+    """The storageserver's settings."""
+
+    cluster_id: str = setting("default", help="the cluster's name; all its processes have the same")
+    node_id: int = setting(help="this storageserver's number, unique in the cluster")
+    host: str = setting("", help="the machine, for placement; empty: its host name")
+    listen: str = setting("127.0.0.1:0", help="host:port of the data port; port 0: any free one")
+    grpc_listen: str = setting("127.0.0.1:0", help="host:port of gRPC; port 0: any free one")
+    metaservers: list[str] = setting(["127.0.0.1:7451"], help="gRPC addresses of the metaservers")
+    targets: list[TargetSettings] = field(
+        default_factory=list, metadata={"help": "the targets it serves"}
+    )
+    buffer_bytes: int = size(1 << 30, help="memory for payload under way at most")
+    connections_max: int = setting(4096, help="connections to the data port at once")
+    tick_ms: int = setting(50, help="how often time passes for the replicas")
+    resync: ResyncSettings = section(ResyncSettings)
+    log_level: str = setting("info", help="debug, info, warning or error")
+    log_file: Path | None = setting(None, help="where the log goes; unset: stderr")
+    port_file: Path | None = setting(
+        None, help="JSON file told the addresses once both ports serve"
+    )
+
+    def validate(self) -> None:
+        """See the fields."""
+        if not 0 < self.node_id < 1 << 32:
+            raise Fs3Error(
+                Code.INVALID, f"node_id {self.node_id} is not allowed: 1 to {(1 << 32) - 1} are"
+            )
+        if self.log_level not in LEVELS:
+            raise Fs3Error(
+                Code.INVALID,
+                f"log_level {self.log_level!r} is not allowed: {', '.join(LEVELS)} are",
+            )
+        ids = [target.id for target in self.targets]
+        doubled = sorted({i for i in ids if ids.count(i) > 1})
+        if doubled:
+            raise Fs3Error(Code.INVALID, f"targets.id {doubled[0]} appears twice: once is allowed")
+        if not self.metaservers:
+            raise Fs3Error(Code.INVALID, "metaservers is empty: at least one address is needed")
+        for address in (self.listen, self.grpc_listen, *self.metaservers):
+            parse(address)

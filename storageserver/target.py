@@ -1,0 +1,482 @@
+"""The shell of one target: events into the replica core, its effects onto store and wire.
+
+Everything here runs on the reactor's thread; only the store's ``sync`` runs on a thread of the
+target's own, because it waits for the disk, and reports back. A target is
+
+    closed     just started, and the manager still shows it as serving: it says OFFLINE until the
+               manager has taken it out, so that it never serves what it may have missed
+    waiting    open, and no writable member of its chain: it says ONLINE
+    in a core  SERVING or SYNCING: the core decides
+    failed     its disk or its content cannot be trusted: it says OFFLINE, with the reason
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs3.buffers import BufferPool
+from fs3.clock import Clock
+from fs3.core import messages as m
+from fs3.core.chunks import UpdateKind
+from fs3.core.replica import Limits, Replica
+from fs3.core.types import (
+    Chain,
+    ChainVersion,
+    ChunkId,
+    ChunkVersion,
+    LocalState,
+    PublicState,
+    TargetId,
+)
+from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
+from fs3.reactor import Reactor
+
+from .chunkstore.interface import Channel, ChunkStore, Commit, Piece, StageRequest
+from .jobs import BufferOwner, Payload, ReadJob
+
+_log = get_logger(__name__)
+_EARLY_MAX = 256  # messages kept for a core that is about to be built
+_WRITABLE = (PublicState.SERVING, PublicState.SYNCING)
+
+
+class Surroundings(Protocol):
+    """What a target needs of its process."""
+
+    def send(self, message: m.Message, payload: Payload | None) -> None:
+        """To a neighbour, with the next flush."""
+
+    def flush(self) -> None:
+        """Everything sent so far leaves."""
+
+    def state_changed(self) -> None:
+        """The manager should hear of this target soon."""
+
+    def refresh_routing(self) -> None:
+        """A neighbour knows more than we do."""
+
+    def accuse(self, target: TargetId, reason: str) -> None:
+        """Another target lies: the manager should take it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What the manager and operators hear of a target."""
+
+    target: TargetId
+    state: LocalState
+    chain_version: ChainVersion
+    problem: str
+    sync_done: int
+    sync_total: int
+
+
+class Target:
+    """One target."""
+
+    def __init__(
+        self,
+        target: TargetId,
+        store: ChunkStore,
+        limits: Limits,
+        *,
+        reactor: Reactor,
+        pool: BufferPool,
+        clock: Clock,
+        surroundings: Surroundings,
+    ) -> None:
+        self.target = target
+        self.store = store
+        self.core: Replica | None = None
+        self.chain: Chain | None = None
+        self.problem = ""
+        self._limits = limits
+        self._reactor = reactor
+        self._pool = pool
+        self._clock = clock
+        self._around = surroundings
+        self._closed = True
+        self._early: list[m.Message] = []
+        self._queue: deque[m.Event] = deque()
+        self._stepping = False
+        self._syncs = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{target}")
+        self._to_sync: list[tuple[Replica, m.Staged]] = []
+        self._syncing = False
+
+    # --- membership ------------------------------------------------------------------------------
+
+    @property
+    def report(self) -> Report:
+        """What to tell the manager now."""
+        if self.problem or self._closed:
+            state = LocalState.OFFLINE
+        else:
+            state = LocalState.ONLINE if self.core is None else self.core.local_state
+        chain = self.core.chain if self.core is not None else self.chain
+        done, total = self.core.sync_progress if self.core is not None else (0, 0)
+        return Report(
+            target=self.target,
+            state=state,
+            chain_version=chain.version if chain is not None else ChainVersion(0),
+            problem=self.problem,
+            sync_done=done,
+            sync_total=total,
+        )
+
+    def on_chain(self, chain: Chain | None) -> None:
+        """The chain as routing shows it; None: the target is in none."""
+        before = self.report.state
+        self.chain = chain
+        if self.core is not None:
+            assert chain is not None, f"target {self.target} serves, but routing has no chain of it"
+            if self._must_restart(self.core, chain):
+                self._stop_core()
+            else:
+                self.feed([m.ChainChanged(chain)])
+        if self.core is None:
+            self._consider()
+        if self.report.state is not before:
+            self._around.state_changed()
+
+    def _must_restart(self, core: Replica, chain: Chain) -> bool:
+        """It is to sync and was not just before: it was taken out without hearing of it."""
+        if chain.version <= core.chain.version:
+            return False
+        place = chain.replica(self.target)
+        if place is None or place.state is not PublicState.SYNCING:
+            return False
+        went_on = core.place.state is PublicState.SYNCING
+        return not went_on or chain.version != core.chain.version + 1
+
+    def _consider(self) -> None:
+        """No core: is it time for one?"""
+        place = self.chain.replica(self.target) if self.chain is not None else None
+        state = place.state if place is not None else None
+        if self.problem:
+            return
+        if self._closed:
+            self._closed = state in (*_WRITABLE, PublicState.WAITING)
+            if self._closed:
+                return
+        if self.chain is not None and state in _WRITABLE:
+            self._build_core(self.chain, state)
+
+    def _build_core(self, chain: Chain, state: PublicState | None) -> None:
+        _log.info(
+            "replica_started",
+            target=self.target,
+            chain=chain.chain,
+            chain_version=chain.version,
+            state=state.name if state else None,
+        )
+        self.core = Replica(self.target, chain, self.store, self._limits)
+        early, self._early = self._early, []
+        self._run(self.core.start(self._clock.monotonic_ms()))
+        self.feed(early)
+
+    def _stop_core(self) -> None:
+        if self.core is not None:
+            core, self.core = self.core, None
+            self._queue.clear()
+            self._perform(core.stop())
+            _log.info("replica_stopped", target=self.target, chain_version=core.chain.version)
+
+    def fail(self, reason: str) -> None:
+        """Out of service for good: nothing this target says can be trusted."""
+        if not self.problem:
+            self.problem = reason
+            _log.error("target_failed", target=self.target, reason=reason)
+            self._stop_core()
+            self._around.state_changed()
+
+    def grant(self, chain_version: ChainVersion, until_ms: int) -> None:
+        """A lease from the manager."""
+        if self.core is not None:
+            self.feed([m.LeaseRenewed(chain_version, until_ms)])
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def read(self, job: ReadJob, indexes: NDArray[np.int64]) -> None:
+        """Serve these items of a batch: clean chunks in one pass, dirty ones through the core."""
+        core = self.core
+        if core is None or not core.serves(self._clock.monotonic_ms()):
+            detail = f"target {self.target} does not serve"
+            job.refuse(indexes, Code.NOT_SERVING, self.problem or detail)
+            return
+        items = job.items[indexes]
+        version = core.chain.version
+        stale = items["chain_version"] != version
+        if stale.any():
+            detail = f"chain {core.chain.chain} is at version {version}"
+            job.refuse(indexes[stale], Code.STALE_CHAIN, detail)
+            indexes, items = indexes[~stale], items[~stale]
+        raw = items["chunk"].tobytes()
+        chunks = [ChunkId(raw[at : at + 24]) for at in range(0, len(raw), 24)]
+        rows = self.store.rows(chunks)
+        dirty = (rows >= 0) & (self.store.columns["pending_version"][rows] != 0)
+        if dirty.any():
+            events = [
+                m.Read((job, int(indexes[i])), version, chunks[i]) for i in np.flatnonzero(dirty)
+            ]
+            clean = np.flatnonzero(~dirty)
+            self._read_clean(job, indexes[clean], items[clean], [chunks[i] for i in clean])
+            self.feed(events)
+        else:
+            self._read_clean(job, indexes, items, chunks)
+
+    def _read_clean(
+        self, job: ReadJob, indexes: NDArray[np.int64], items: NDArray[Any], chunks: list[ChunkId]
+    ) -> None:
+        where = indexes.tolist()
+        offsets, lengths = items["offset"].tolist(), items["length"].tolist()
+        pieces = [Piece(*piece) for piece in zip(chunks, offsets, lengths, strict=True)]
+        buffers = [job.place(i, n) for i, n in zip(where, lengths, strict=True)]
+        for index, found in zip(where, self.store.read(pieces, buffers), strict=True):
+            self._note_read(found.code, found.detail)
+            job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
+
+    def _serve(self, effect: m.ServeRead) -> None:
+        job, index = effect.request
+        item = job.items[index]
+        length = int(item["length"])
+        piece = Piece(effect.chunk, int(item["offset"]), length)
+        (found,) = self.store.read([piece], [job.place(index, length)], pending=effect.pending)
+        self._note_read(found.code, found.detail)
+        job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
+
+    def _note_read(self, code: Code, detail: str) -> None:
+        if code is Code.CORRUPT:
+            _log.error("chunk_corrupt", target=self.target, detail=detail)
+        elif code is Code.DISK:
+            self._reactor.call_soon(self.fail, detail)
+
+    # --- the core --------------------------------------------------------------------------------
+
+    def deliver(self, messages: Sequence[m.Message]) -> None:
+        """Messages of neighbours."""
+        if self.core is not None:
+            self.feed(messages)
+        elif len(self._early) + len(messages) <= _EARLY_MAX:
+            self._early += messages
+            self._around.refresh_routing()
+
+    def feed(self, events: Sequence[m.Event]) -> None:
+        """Step the core with each event and perform what comes of it, to the end."""
+        self._queue.extend(events)
+        if not self._stepping:
+            self._run([])
+
+    def _run(self, effects: list[m.Effect]) -> None:
+        self._stepping = True
+        try:
+            self._perform(effects)
+            while self._queue and self.core is not None:
+                now_ms = self._clock.monotonic_ms()
+                effects = []
+                while self._queue:
+                    effects += self.core.step(self._queue.popleft(), now_ms)
+                self._perform(effects)
+            self._refuse_queued()
+        finally:
+            self._stepping = False
+            self._around.flush()
+
+    def _refuse_queued(self) -> None:
+        """Events that found no core: only clients are owed an answer."""
+        while self._queue:
+            event = self._queue.popleft()
+            if isinstance(event, m.Write | m.Read):
+                job, index = event.request
+                detail = self.problem or f"target {self.target} does not serve"
+                job.finish(index, Code.NOT_SERVING, ChunkVersion(0), 0, 0, detail)
+
+    def _perform(self, effects: Sequence[m.Effect]) -> None:
+        """In order; stages that stand together are one batch of the store, so are commits."""
+        at = 0
+        while at < len(effects):
+            effect = effects[at]
+            if isinstance(effect, m.Stage | m.Commit):
+                end = at + 1
+                while end < len(effects) and type(effects[end]) is type(effect):
+                    end += 1
+                if isinstance(effect, m.Stage):
+                    self._stage(effects[at:end])  # type: ignore[arg-type]
+                else:
+                    self._commit(effects[at:end])  # type: ignore[arg-type]
+                at = end
+            else:
+                self._perform_one(effect)
+                at += 1
+
+    def _perform_one(self, effect: m.Effect) -> None:
+        match effect:
+            case m.Reply():
+                job, index = effect.request
+                job.finish(index, *effect[1:])
+            case m.ServeRead():
+                self._serve(effect)
+            case m.Send():
+                self._send(effect.message)
+            case m.Drop():
+                self.store.drop([effect.chunk])
+            case m.PutChannels():
+                self.store.put_channels([Channel(*row) for row in effect.channels])
+            case m.StateChanged():
+                self._around.state_changed()
+            case m.RefreshRouting():
+                self._around.refresh_routing()
+            case m.Fault():
+                self._reactor.call_soon(self.fail, effect.detail)
+            case m.Mismatch():
+                self._judge(effect)
+            case m.Demoted():
+                self.core = None
+            case _:
+                raise AssertionError(f"an effect that nobody performs: {effect}")
+
+    # --- store -----------------------------------------------------------------------------------
+
+    def _stage(self, effects: Sequence[m.Stage]) -> None:
+        requests = [
+            StageRequest(
+                e.chunk,
+                e.kind,
+                e.version,
+                e.offset,
+                e.length,
+                e.data.view if e.data is not None else None,
+                e.checksum,
+                e.chain_version,
+                e.tag,
+            )
+            for e in effects
+        ]
+        results = self.store.stage(requests)
+        for e, result in zip(effects, results, strict=True):
+            event = m.Staged(e.chunk, e.version, *result)
+            if e.sync and result.code is Code.OK and self.core is not None:
+                self._to_sync.append((self.core, event))
+            else:
+                self._queue.append(event)
+        self._note_failure()
+        self._start_sync()
+
+    def _commit(self, effects: Sequence[m.Commit]) -> None:
+        commits = [Commit(e.chunk, e.version, e.chain_version) for e in effects]
+        for commit, code in zip(commits, self.store.commit(commits), strict=True):
+            self._queue.append(m.Committed(commit.chunk, commit.version, code))
+        self._note_failure()
+
+    def _note_failure(self) -> None:
+        if self.store.failed is not None:
+            self._reactor.call_soon(self.fail, self.store.failed)
+
+    def _start_sync(self) -> None:
+        """One sync at a time; what comes meanwhile shares the next."""
+        if not self._to_sync or self._syncing:
+            return
+        self._syncing = True
+        group, self._to_sync = self._to_sync, []
+        self._syncs.submit(self._sync, group)
+
+    def _sync(self, group: list[tuple[Replica, m.Staged]]) -> None:
+        """On the sync thread."""
+        failure = None
+        try:
+            self.store.sync()
+        except Fs3Error as error:
+            failure = error
+        self._reactor.call_soon(self._synced, group, failure)
+
+    def _synced(self, group: list[tuple[Replica, m.Staged]], failure: Fs3Error | None) -> None:
+        self._syncing = False
+        if failure is not None:
+            self.fail(failure.detail)
+            return
+        # A core that was stopped meanwhile has refused these already.
+        self.feed([event for core, event in group if core is self.core])
+        self._start_sync()
+
+    # --- neighbours ------------------------------------------------------------------------------
+
+    def _send(self, message: m.Message) -> None:
+        payload: Payload | None = None
+        if isinstance(message, m.Forward):
+            if message.data is None and message.kind is UpdateKind.REPLACE and message.length:
+                payload = self._content(message)
+                if payload is None:
+                    return
+            else:
+                payload = message.data
+        self._around.send(message, payload)
+
+    def _content(self, message: m.Forward) -> Payload | None:
+        """The whole chunk at the version that is being forwarded."""
+        meta = self.store.meta(message.chunk)
+        pending = meta is not None and meta.pending_version == message.version
+        try:
+            owner = BufferOwner(self._pool.take(message.length))
+        except Fs3Error as error:
+            if error.code is not Code.BUSY:
+                raise
+            return None  # the core sends it again
+        view = owner.buffer.view[: message.length]
+        piece = Piece(message.chunk, 0, message.length)
+        (found,) = self.store.read([piece], [view], pending=pending, verify=True)
+        if found.code is Code.OK and found.length == message.length:
+            return Payload(view, owner)
+        detail = f"chunk {message.chunk.hex()} for resync: {found.code.name} {found.detail}"
+        self._reactor.call_soon(self.fail, detail)
+        return None
+
+    def _judge(self, mismatch: m.Mismatch) -> None:
+        """Successor and we disagree about a chunk: read ours back. Who is wrong goes offline."""
+        meta = self.store.meta(mismatch.chunk)
+        length = max(meta.pending_length, meta.length) if meta is not None else 0
+        owner = BufferOwner(self._pool.take(max(length, 1)))
+        piece = Piece(mismatch.chunk, 0, length)
+        (found,) = self.store.read([piece], [owner.buffer.view], pending=True, verify=True)
+        reason = (
+            f"chunk {mismatch.chunk.hex()} version {mismatch.version} has checksum"
+            f" {mismatch.successor_checksum:#010x} on target {mismatch.successor} and"
+            f" {mismatch.checksum:#010x} on target {self.target}"
+        )
+        if found.code is Code.OK and found.crc == mismatch.checksum:
+            self._around.accuse(mismatch.successor, reason)
+        else:
+            self._reactor.call_soon(self.fail, reason)
+
+    # --- time and end ----------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Every few tens of milliseconds."""
+        if self.core is not None:
+            self.feed([m.Tick()])
+
+    def background(self) -> None:
+        """Every second: the store's own work, off the reactor's thread."""
+        self._syncs.submit(self._background)
+
+    def _background(self) -> None:
+        try:
+            self.store.tick()
+        except Fs3Error as error:
+            self._reactor.call_soon(self.fail, error.detail)
+
+    def leave(self) -> None:
+        """The process is going: from now on the target says OFFLINE and refuses everything."""
+        self._stop_core()
+        self.problem = self.problem or "the storageserver is stopping"
+
+    def close(self) -> None:
+        """Stop serving and close the store cleanly."""
+        self.leave()
+        self._syncs.shutdown(wait=True)
+        self.store.close()
