@@ -30,7 +30,9 @@ from fs3.settings import add_flags, flags_of, load
 from fs3.transport.tcp import FrameServer, serve_handlers
 from fs3.transport.tcp import Limits as PortLimits
 
-from .chunkstore.store import open_store
+from .chunkstore.datafiles import ChunkStoreSettings
+from .chunkstore.files import Files
+from .chunkstore.store import DiskChunkStore
 from .dataserver import DataServer
 from .jobs import Payload
 from .member import Member
@@ -87,7 +89,8 @@ class StorageServer:
         )
         targets = {}
         for said in self._settings.targets:
-            store = open_store(said.path, capacity_bytes=said.capacity_bytes or None)
+            chunks = ChunkStoreSettings(capacity_bytes=said.capacity_bytes)
+            store = DiskChunkStore(Files(), said.path, chunks)
             targets[TargetId(said.id)] = Target(
                 TargetId(said.id),
                 store,

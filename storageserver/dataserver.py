@@ -45,7 +45,7 @@ class DataServer:
 
     def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
         """Which target of this node stands for a chain."""
-        self._by_chain = dict(by_chain)
+        self._by_chain = {int(chain): target for chain, target in by_chain.items()}
 
     @staticmethod
     def _guarded(
