@@ -192,15 +192,6 @@ class ChunkStore(ChunkTable, Protocol):
         blocks here, too; by default only partly read ones are, and the caller compares ``crc``.
         """
 
-    def locate(self, chunk: ChunkId, offset: int, length: int) -> Location | None:
-        """Where a range of the committed version lies, pinned; None without chunk or bytes."""
-
-    def pin(self, block: BlockId) -> None:
-        """Keep a block that is pinned already for one more holder."""
-
-    def unpin(self, block: BlockId) -> None:
-        """Let a pinned block go: it may be reused once nobody needs it."""
-
     def scan(
         self, after: ChunkId | None, limit: int, *, owner: int | None = None
     ) -> list[tuple[ChunkId, ChunkMeta]]:
@@ -235,3 +226,16 @@ class ChunkStore(ChunkTable, Protocol):
 
     def close(self) -> None:
         """Sync, and close cleanly."""
+
+
+class LocatingStore(ChunkStore, Protocol):
+    """A store whose bytes lie in files that another process of the host can read by itself."""
+
+    def locate(self, chunk: ChunkId, offset: int, length: int) -> Location | None:
+        """Where a range of the committed version lies, pinned; None without chunk or bytes."""
+
+    def pin(self, block: BlockId) -> None:
+        """Keep a block that is pinned already for one more holder."""
+
+    def unpin(self, block: BlockId) -> None:
+        """Let a pinned block go: it may be reused once nobody needs it."""

@@ -77,7 +77,7 @@ class Reader:
         scratch: memoryview,
         verify: bool,
     ) -> ReadResult:
-        """A piece of the committed version; a part of one checksum block, the common case, inline."""
+        """A piece of the committed version; part of one checksum block, the common case, inline."""
         index = self._index
         row = index.row_of.get(chunk)
         if row is None:
