@@ -17,6 +17,7 @@ import errno
 import logging
 import mmap
 import os
+import signal
 import threading
 from types import TracebackType
 
@@ -55,41 +56,47 @@ class Front:
         self._threads: list[threading.Thread] = []
         self._mount: Mount | None = None
         self._fd = -1
-        self._end = threading.RLock()  # held by who cleans up; a signal handler may call stop
+        self._life = threading.Lock()  # held while starting, and while cleaning up
 
     def start(self) -> None:
         """Mount, and serve from now on."""
         options = self._options
-        self._mount = mount(
-            self._mountpoint, read_only=options.read_only, allow_other=options.allow_other
-        )
-        self._fd = self._mount.fd
-        self._filesystem.attach(self)
-        for number in range(options.workers):
-            thread = threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
-        self._mount.set_readahead(options.readahead_bytes)
+        with self._life:
+            self._mount = mount(
+                self._mountpoint, read_only=options.read_only, allow_other=options.allow_other
+            )
+            self._fd = self._mount.fd
+            self._filesystem.attach(self)
+            for number in range(options.workers):
+                thread = threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._mount.set_readahead(options.readahead_bytes)
         log.info("fuse_mounted mountpoint=%s device=%s", self._mountpoint, self._mount.device)
 
     def join(self) -> None:
         """Wait until the mount is gone, then clean up."""
         for thread in self._threads:
             thread.join()
-        with self._end:
-            self._operations.close()
-            fd, self._fd = self._fd, -1
-            if fd < 0:
+        with self._life:
+            if self._fd < 0:
                 return
-            os.close(fd)
+            self._operations.close()
+            os.close(self._fd)
+            self._fd = -1
             self._filesystem.detach()
         log.info("fuse_unmounted mountpoint=%s", self._mountpoint)
 
     def stop(self) -> None:
-        """Unmount and end; programs that still use the mount get ENOTCONN from now on."""
-        if self._mount is not None and not self._mount.unmount():
+        """Unmount and end; programs that still use the mount get ENOTCONN from now on.
+
+        It waits, so a signal handler must call it in a thread of its own.
+        """
+        with self._life:
+            mounted = self._mount
+        if mounted is not None and not mounted.unmount():
             log.warning("fuse_mount_in_use_aborted mountpoint=%s", self._mountpoint)
-            self._mount.abort()
+            mounted.abort()
         self.join()
 
     def __enter__(self) -> Front:
@@ -161,3 +168,21 @@ class Front:
             # has failed the request with EIO, and the mount goes on.
             if error.errno not in _GONE and error.errno != errno.ENOENT:
                 log.exception("fuse_reply_refused unique=%s", unique)
+
+
+def serve(
+    filesystem: FileSystem, mountpoint: str | os.PathLike[str], options: FrontOptions
+) -> None:
+    """Mount and serve until it is unmounted or SIGTERM or SIGINT comes; call in the main thread."""
+    front = Front(filesystem, mountpoint, options)
+
+    def stop(*_: object) -> None:
+        threading.Thread(target=front.stop, name="fuse-stop").start()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        front.start()
+        front.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from functools import lru_cache
 from struct import Struct, error
 from typing import Any
 
@@ -70,7 +71,10 @@ def _names(view: memoryview, at: int, count: int) -> list[str]:
 
 
 def _one_name(view: memoryview) -> Arguments:
-    return tuple(_names(view, HEADER_BYTES, 1))
+    """The hot path's own: a name that fills the rest of the request."""
+    if view[-1] != 0 or len(view) <= HEADER_BYTES:
+        raise ValueError("no NUL at the end of the name")
+    return (str(view[HEADER_BYTES:-1], "utf-8", "surrogateescape"),)
 
 
 def _two_names(view: memoryview) -> Arguments:
@@ -180,6 +184,7 @@ DECODERS: list[Decoder | None] = [
 # -- replies -------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=64)
 def _timeout(timeout_s: float) -> tuple[int, int]:
     """Seconds and nanoseconds."""
     whole = int(timeout_s)
@@ -188,17 +193,20 @@ def _timeout(timeout_s: float) -> tuple[int, int]:
 
 def _attr(inode: Inode) -> tuple[int, ...]:
     """The fields of struct fuse_attr."""
-    length = inode.length_bytes
+    length, kind = inode.length_bytes, inode.kind
     atime_s, atime_ns = divmod(inode.atime_ns, _SECOND_NS)
     mtime_s, mtime_ns = divmod(inode.mtime_ns, _SECOND_NS)
     ctime_s, ctime_ns = divmod(inode.ctime_ns, _SECOND_NS)
-    is_file = inode.kind is FileKind.FILE
-    block = min(inode.layout.chunk_bytes, BLOCK_BYTES_MAX) if is_file else 4096
+    block = 4096
+    if kind is FileKind.FILE:
+        block = min(inode.layout.chunk_bytes, BLOCK_BYTES_MAX)
+    # fmt: off
     return (
-        *(inode.inode, length, (length + 511) >> 9, atime_s, mtime_s, ctime_s),
-        *(atime_ns, mtime_ns, ctime_ns, inode.mode, inode.links, inode.uid, inode.gid),
-        *(inode.device, block, 0),
+        inode.inode, length, (length + 511) >> 9, atime_s, mtime_s, ctime_s,
+        atime_ns, mtime_ns, ctime_ns, KIND_TO_MODE[kind] | inode.permissions,
+        inode.links, inode.uid, inode.gid, inode.device, block, 0,
     )
+    # fmt: on
 
 
 def _entry(entry: Entry) -> tuple[int, ...]:

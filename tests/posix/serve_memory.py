@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
-from collections.abc import Callable
 
 from memory_filesystem import MemoryFileSystem
 
 from fs3.client.filesystem_interface import Buffer
-from fs3.client.fuse.front import Front
+from fs3.client.fuse import front as direct_front
+from fs3.client.fuse import fusepy_front
 from fs3.client.fuse.negotiation import FrontOptions
 
 CONSTANT = memoryview(bytes(1 << 20))
@@ -49,19 +48,8 @@ def main() -> None:
         options.direct_io, on_attach=lambda: print("ready", flush=True)
     )
     front_options = FrontOptions(workers=options.workers, writeback_cache=options.writeback_cache)
-    if options.front == "fusepy":
-        from fs3.client.fuse.fusepy_front import serve
-
-        serve(filesystem, options.mountpoint, front_options)
-        return
-    front = Front(filesystem, options.mountpoint, front_options)
-    _on_sigterm(front.stop)
-    front.start()
-    front.join()
-
-
-def _on_sigterm(stop: Callable[[], None]) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: stop())
+    front = fusepy_front if options.front == "fusepy" else direct_front
+    front.serve(filesystem, options.mountpoint, front_options)
 
 
 if __name__ == "__main__":
