@@ -263,7 +263,7 @@ class Stub:
             request_id: int | None = None,
             timeout_s: float | None = None,
         ) -> Message | Iterator[Message]:
-            self._fill_header(request, who, request_id)
+            self.fill_header(request, who, request_id)
             if method.streaming:
                 return self._stream(method, request)
             timeout_s = self._timeout_s if timeout_s is None else timeout_s
@@ -281,9 +281,10 @@ class Stub:
         replies: Iterator[Message] = stream(method, request)
         return replies
 
-    def _fill_header(
-        self, request: Message, who: Credentials | None, request_id: int | None
+    def fill_header(
+        self, request: Message, who: Credentials | None, request_id: int | None = None
     ) -> None:
+        """What every method does first; for callers that send the request themselves."""
         header: common_pb2.RequestHeader = request.header  # type: ignore[attr-defined]
         header.cluster_id = self._cluster_id
         header.protocol_version = frames.PROTOCOL_VERSION
