@@ -110,14 +110,8 @@ def _fuse_class(mfusepy: Any) -> Any:  # noqa: ANN401 - made when the module is 
             changes = SetAttributes(
                 atime_ns=_nanoseconds(atime),
                 mtime_ns=_nanoseconds(mtime),
-                atime_now=atime.tv_nsec == log = logging.getLogger(__name__)
-
-_ENDED_BY_SIGNAL = 8  # of fuse_main; also if the connection broke, which it logs itself
-_UTIME_NOW,
-                mtime_now=mtime.tv_nsec == log = logging.getLogger(__name__)
-
-_ENDED_BY_SIGNAL = 8  # of fuse_main; also if the connection broke, which it logs itself
-_UTIME_NOW,
+                atime_now=atime.tv_nsec == _UTIME_NOW,
+                mtime_now=mtime.tv_nsec == _UTIME_NOW,
             )
             self.operations.utimens(text(path), changes, _info(pointer))
 
@@ -125,9 +119,6 @@ _UTIME_NOW,
 
 
 def _nanoseconds(time: Any) -> int | None:  # noqa: ANN401 - a struct timespec
-    if time.tv_nsec in (log = logging.getLogger(__name__)
-
-_ENDED_BY_SIGNAL = 8  # of fuse_main; also if the connection broke, which it logs itself
-_UTIME_NOW, _UTIME_OMIT):
+    if time.tv_nsec in (_UTIME_NOW, _UTIME_OMIT):
         return None
     return int(time.tv_sec) * 1_000_000_000 + int(time.tv_nsec)

@@ -9,7 +9,7 @@ separate caches: attributes are therefore not cached at all, and pages are dropp
 What the detour costs further, apart from time: names are believed for :data:`NAME_TIMEOUT_S`
 whatever the entry says; an open file that is removed lives on under a .fuse_hidden name until it is
 closed, and its directory cannot be removed until then; locks are the kernel's own, among the
-processes of this machine; holes are not found by lseek, and copy_file_range goes through the kernel.
+processes of this machine; holes are not found by lseek; copy_file_range reads and writes.
 """
 
 from __future__ import annotations
