@@ -82,8 +82,12 @@ class Batch:
         lengths: NDArray[np.uint32],
         now_ms: int,
         limits: Limits,
+        turn: int = 0,
     ) -> None:
-        """``chains`` and ``lengths`` (bytes of payload) say of each item where and how much."""
+        """``chains`` and ``lengths`` (bytes of payload) say of each item where and how much.
+
+        ``turn``: which of equally loaded replicas is asked first; a shell counts it up.
+        """
         count = len(chains)
         self.codes: Codes = np.zeros(count, np.uint32)
         self.refresh = False  # the routing is known to be old; the shell sets it back
@@ -91,6 +95,7 @@ class Batch:
         self._chains = chains
         self._lengths = lengths.astype(np.int64)
         self._limits = limits
+        self._turn = turn
         self._deadline_ms = now_ms + limits.deadline_ms
         self._state = np.zeros(count, np.uint8)
         self._due_ms = np.full(count, now_ms, np.int64)
@@ -142,7 +147,7 @@ class Batch:
                 self._assign(chain, due, where, nodes, planned, now_ms)
             else:
                 self._no_target(due[where], now_ms)
-        sends = []
+        sends: list[Send] = []
         for number, where in _groups(nodes):
             if number:
                 sends += self._cut(NodeId(number), due[where], versions[where], now_ms)
@@ -170,6 +175,8 @@ class Batch:
             if not len(where):
                 return
         usable = [n for n in serving if self._avoid_until_ms.get(n, 0) <= now_ms] or serving
+        first = (self._turn + chain.chain) % len(usable)
+        usable = usable[first:] + usable[:first]
         lengths = self._lengths[due[where]]
         total = int(lengths.sum())
         if len(usable) == 1 or len(where) == 1 or total < self._limits.spread_bytes:

@@ -1,0 +1,248 @@
+"""Many ranges of many files in one go: a few requests per storageserver, whatever their number.
+
+The ranges are cut into pieces, column by column in numpy; per piece Python makes a memoryview and a
+checksum and nothing else. Paths are resolved in pipelined calls; files that are open are not asked
+for at all.
+
+A path's file is not opened: no session keeps it. So when a piece turns out to be a hole, the inode
+is asked for once more: a file that was removed meanwhile is an error, not zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs3 import dataplane
+from fs3.core.types import InodeId
+from fs3.errors import Code, Fs3Error
+from fs3.types import Credentials, FileKind, Inode
+
+from .context import ClientContext, Handle
+from .data import Items
+from .file import File
+from .paths import Path, plain
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+ReadRequest: TypeAlias = "tuple[Path | File, int, int | WriteableBuffer]"
+WriteRequest: TypeAlias = "tuple[Path | File, int, ReadableBuffer]"
+
+Column = NDArray[np.int64]
+_CHUNK_ID = np.dtype([("owner", ">u8"), ("slot_high", ">u8"), ("slot", ">u8")])
+_READ_BIT, _WRITE_BIT = 4, 2
+
+
+class Ranges(NamedTuple):
+    """Ranges of files, as columns: which file (an index into ``inodes``), where, how long."""
+
+    inodes: Sequence[Inode]
+    files: Column
+    offsets: Column
+    lengths: Column
+
+
+def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
+    """The pieces of all ranges, in order; of which range each is, and where in it it begins."""
+    inodes, files = ranges.inodes, ranges.files
+    chunk_bytes = np.array([i.layout.chunk_bytes for i in inodes], np.int64)[files]
+    first = ranges.offsets // chunk_bytes
+    ends = ranges.offsets + ranges.lengths
+    counts = np.where(ranges.lengths > 0, (ends - 1) // chunk_bytes + 1 - first, 0)
+    of_range = np.repeat(np.arange(len(files)), counts)
+    nth = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
+    file, index, size = files[of_range], first[of_range] + nth, chunk_bytes[of_range]
+    starts = np.maximum(ranges.offsets[of_range], index * size)
+    stops = np.minimum(ends[of_range], (index + 1) * size)
+
+    items = np.zeros(len(of_range), dataplane.READ_ITEM)
+    ids = np.zeros(len(of_range), _CHUNK_ID)
+    ids["owner"] = np.array([i.inode for i in inodes], np.uint64)[file]
+    ids["slot"] = index
+    items["chunk"] = ids.view("V24")
+    widths = np.array([len(i.layout.chains) for i in inodes], np.int64)
+    chains = np.array([c for i in inodes for c in i.layout.chains], np.uint32)
+    items["chain"] = chains[(np.cumsum(widths) - widths)[file] + index % widths[file]]
+    items["offset"] = starts - index * size
+    items["length"] = stops - starts
+    return items, of_range, starts - ranges.offsets[of_range]
+
+
+def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[memoryview]:
+    """See :meth:`fs3.client.api.Client.read_batch`."""
+    asked = list(requests)
+    if not asked:
+        return []
+    files, paths, opened = _distinct([request[0] for request in asked])
+    inodes = [*(f.inode() for f in opened), *_resolve(context, paths, _READ_BIT)]
+    offsets = np.array([request[1] for request in asked], np.int64)
+    if (offsets < 0).any():
+        raise Fs3Error(Code.INVALID, f"offset {int(offsets.min())} is not allowed: 0 or more is")
+    ends = np.array([i.length_bytes for i in inodes], np.int64)[files]
+    lengths, buffers = _buffers([request[2] for request in asked], ends - offsets)
+    for place, file in enumerate(opened):
+        if file.handle.opened.dirty:
+            _send_gathered(file, offsets[files == place], lengths[files == place])
+    items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
+    if len(items):
+        views = _views(buffers, items, of_range, begins)
+        found = context.data.read_pieces(items, views)
+        holes = found < items["length"]
+        suspects = np.unique(files[of_range[holes]])
+        _check_alive(context, [inodes[i] for i in suspects.tolist() if i >= len(opened)])
+    return buffers
+
+
+def write_batch(context: ClientContext, requests: Iterable[WriteRequest], *, sync: bool) -> None:
+    """See :meth:`fs3.client.api.Client.write_batch`."""
+    asked = list(requests)
+    if not asked:
+        return
+    files, paths, opened = _distinct([request[0] for request in asked])
+    for file in opened:
+        if not file.writable():
+            raise Fs3Error(Code.INVALID, f"{file.name}: not opened for writing")
+    handles = [f.handle for f in opened]
+    wanted = [(i.inode, context.new_session()) for i in _resolve(context, paths, _WRITE_BIT)]
+    made = [
+        context.hold(inode, session, writer=True)
+        for inode, (_, session) in zip(context.metadata.open_many(wanted), wanted, strict=True)
+    ]
+    try:
+        _write(context, [*handles, *made], files, asked, sync=sync)
+    finally:
+        context.drop_many(made)
+    for handle in handles:
+        handle.opened.flush()
+
+
+def _write(
+    context: ClientContext,
+    handles: Sequence[Handle],
+    files: Column,
+    asked: Sequence[WriteRequest],
+    *,
+    sync: bool,
+) -> None:
+    offsets = np.array([request[1] for request in asked], np.int64)
+    if (offsets < 0).any():
+        raise Fs3Error(Code.INVALID, f"offset {int(offsets.min())} is not allowed: 0 or more is")
+    buffers = [memoryview(request[2]).cast("B") for request in asked]
+    lengths = np.array([len(buffer) for buffer in buffers], np.int64)
+    inodes = [handle.opened.view() for handle in handles]
+    items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
+    for handle in handles:
+        handle.opened.send_gathered()
+    if len(items):
+        views = _views(buffers, items, of_range, begins)
+        context.data.write_pieces(items, views, sync=sync)
+    for place, handle in enumerate(handles):
+        mine = files == place
+        written = lengths[mine] > 0
+        if written.any():
+            end = int((offsets[mine] + lengths[mine])[written].max())
+            chunks = _indices(items, inodes[place].inode) if not sync else set()
+            handle.opened.wrote_elsewhere(end, chunks)
+
+
+def _indices(items: Items, inode: InodeId) -> set[int]:
+    ids = np.ascontiguousarray(items["chunk"]).view(_CHUNK_ID)
+    return set(ids["slot"][ids["owner"] == inode].tolist())
+
+
+def _distinct(keys: Sequence[Path | File]) -> tuple[Column, list[str], list[File]]:
+    """Each different file once, the open ones first; per request, which of them it means."""
+    opened: dict[int, tuple[int, File]] = {}
+    paths: dict[Any, int] = {}
+    numbers = []
+    for key in keys:
+        if isinstance(key, File):
+            number = opened.setdefault(id(key), (len(opened), key))[0]
+        else:
+            number = -1 - paths.setdefault(key, len(paths))
+        numbers.append(number)
+    files = np.array(numbers, np.int64)
+    files[files < 0] = len(opened) - 1 - files[files < 0]
+    return files, [plain(path) for path in paths], [file for _, file in opened.values()]
+
+
+def _resolve(context: ClientContext, paths: list[str], bit: int) -> list[Inode]:
+    inodes = []
+    for path, resolved in zip(paths, context.metadata.resolve_many(paths), strict=True):
+        inode = resolved.inode
+        if inode is None:
+            raise Fs3Error(Code.NOT_FOUND, f"{path}: no such file or directory")
+        if inode.kind is not FileKind.FILE:
+            code = Code.IS_DIRECTORY if inode.kind is FileKind.DIRECTORY else Code.INVALID
+            raise Fs3Error(code, f"{path}: a {inode.kind.name.lower()}, not a regular file")
+        if not _may(inode, context.metadata.who, bit):
+            raise Fs3Error(
+                Code.ACCESS, f"{path}: permissions {inode.permissions:o} do not allow it"
+            )
+        opened = context.files.find(inode.inode)
+        if opened is not None:
+            opened.flush()
+            inode = opened.view()
+        inodes.append(inode)
+    return inodes
+
+
+def _may(inode: Inode, who: Credentials, bit: int) -> bool:
+    if who.uid == 0:
+        return True
+    if who.uid == inode.uid:
+        return bool(inode.permissions & bit << 6)
+    if inode.gid == who.gid or inode.gid in who.gids:
+        return bool(inode.permissions & bit << 3)
+    return bool(inode.permissions & bit)
+
+
+def _check_alive(context: ClientContext, inodes: Sequence[Inode]) -> None:
+    """A hole in a file that was removed meanwhile is no hole."""
+    ids = [inode.inode for inode in inodes]
+    for inode, now in zip(inodes, context.metadata.getattr_many(ids), strict=True):
+        if now is None or not now.links:
+            raise Fs3Error(Code.NOT_FOUND, f"inode {inode.inode} was removed while it was read")
+
+
+def _send_gathered(file: File, offsets: Column, lengths: Column) -> None:
+    for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
+        file.handle.opened.prepare_read(offset, length)
+
+
+def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryview]]:
+    """A buffer per request: the caller's, or a slice of one fresh allocation.
+
+    ``rest``: how far each file goes on behind the offset asked for; nothing is longer.
+    """
+    fresh = np.array([want if isinstance(want, int) else 0 for want in wanted], np.int64)
+    if fresh.min() < 0:
+        raise Fs3Error(Code.INVALID, f"length {fresh.min()} is not allowed: 0 or more is")
+    rest = np.maximum(rest, 0)
+    ends = np.cumsum(np.minimum(fresh, rest)).tolist()
+    memory = np.empty(ends[-1], np.uint8).data if ends[-1] else memoryview(b"")
+    buffers = [memory[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    for position, want in enumerate(wanted):
+        if not isinstance(want, int):
+            buffer = memoryview(want).cast("B")
+            if buffer.readonly:
+                raise Fs3Error(Code.INVALID, f"buffer {position} is read-only")
+            buffers[position] = buffer[: int(rest[position])]
+    return np.array([len(buffer) for buffer in buffers], np.int64), buffers
+
+
+def _views(
+    buffers: Sequence[memoryview], items: Items, of_range: Column, begins: Column
+) -> Sequence[memoryview]:
+    """The part of its range's buffer that each piece fills."""
+    if len(items) == len(buffers):
+        return buffers
+    ends = begins + items["length"]
+    return [
+        buffers[i][begin:end]
+        for i, begin, end in zip(of_range.tolist(), begins.tolist(), ends.tolist(), strict=True)
+    ]

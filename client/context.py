@@ -1,0 +1,238 @@
+"""What one client of one cluster shares among all its files: stubs, routing, data, upkeep.
+
+The upkeep thread sends gathered writes that have waited long enough, ends sessions of handles that
+are closed (many in one call), and keeps the client's sessions alive. It is started with the first
+open file and works in the background only: nothing that a caller waits for passes through it.
+
+A fork leaves the child with handles that work, under a new client id, without connections and
+without what the parent had gathered; sessions opened before the fork remain the parent's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fs3.core.request import Limits
+from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
+from fs3.proto import cluster_pb2, metadata_pb2
+from fs3.rpc import Channel, Stub
+from fs3.types import Credentials, Inode
+
+from .data import DataClient
+from .metadata import RETRY_S, Closing, Metadata
+from .open_inodes import OpenInode, OpenInodes
+from .pipeline import Pipeline
+from .routing import RoutingCache
+
+_UPKEEP_S = 0.25
+_CLOSINGS_MAX = 256  # in one call; a thread that closes more sends them itself
+_EXTEND_DEFAULT_S = 10.0
+_EXIT_RETRY_S = 2.0  # an exiting process does not wait long for a metaserver that is away
+_log = get_logger(__name__)
+
+
+def own_credentials() -> Credentials:
+    """Those of this process."""
+    return Credentials(uid=os.geteuid(), gid=os.getegid(), gids=tuple(os.getgroups()))
+
+
+class Handle(NamedTuple):
+    """One open file: the shared inode and the session that keeps it from being removed."""
+
+    opened: OpenInode
+    session: int
+    client: int  # whose session it is: a forked child may use the handle, not end the session
+    writer: bool
+
+
+class ClientContext:
+    """Any thread may use it. :meth:`close` ends it."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        cluster_id: str,
+        who: Credentials | None = None,
+        *,
+        limits: Limits | None = None,
+        retry_s: float = RETRY_S,
+        pipeline: Pipeline | None = None,
+        description: str = "",
+    ) -> None:
+        """``channel`` leads to the metaserver and belongs to the context from now on."""
+        self.cluster_id = cluster_id
+        self._channel = channel
+        self._description = description or f"{socket.gethostname()} pid {os.getpid()}"
+        self.client_id = secrets.randbits(64) or 1
+        self.metadata = Metadata(self._metadata_stub(), who or own_credentials(), retry_s, pipeline)
+        self.routing = RoutingCache(self._manager_stub())
+        self.data = DataClient(self.routing, cluster_id, limits)
+        self.files = OpenInodes(self.metadata, self.data)
+        self.closed = False
+        self._start_over()
+        _contexts.add(self)
+
+    def _start_over(self) -> None:
+        self._closings: list[Closing] = []
+        self._lock = threading.Lock()  # guards _closings and _upkeep
+        self._upkeep: threading.Thread | None = None
+        self._wake = threading.Event()
+
+    def _metadata_stub(self) -> Stub:
+        service = metadata_pb2.DESCRIPTOR.services_by_name["Metadata"]
+        return Stub(self._channel, service, self.cluster_id, self.client_id)
+
+    def _manager_stub(self) -> Stub:
+        service = cluster_pb2.DESCRIPTOR.services_by_name["ClusterManager"]
+        return Stub(self._channel, service, self.cluster_id, self.client_id)
+
+    def after_fork(self) -> None:
+        """In the child, before any other thread is there."""
+        self.client_id = secrets.randbits(64) or 1
+        self.metadata.replace_stub(self._metadata_stub())
+        self.routing.reset(self._manager_stub())
+        self.data.after_fork()
+        self.files.after_fork()
+        self._start_over()
+
+    # -- handles ---------------------------------------------------------------------------------
+
+    def new_session(self) -> int:
+        """An id for a session that is about to be opened; the upkeep keeps it alive."""
+        if self.closed:
+            raise Fs3Error(Code.INVALID, "this client is closed; connect again")
+        self._start_upkeep()
+        return secrets.randbits(64) or 1
+
+    def hold(self, inode: Inode, session: int, *, writer: bool) -> Handle:
+        """The handle of a session that the metaserver has opened."""
+        return Handle(self.files.acquire(inode), session, self.client_id, writer)
+
+    def drop(self, handle: Handle) -> None:
+        """Settle what was written, then end the session soon. Raises what could not be written."""
+        if handle.writer and handle.opened.dirty:
+            self.drop_many([handle])
+            return
+        try:
+            if handle.writer:
+                handle.opened.flush()
+        finally:
+            inode = handle.opened.view().inode
+            self.files.release(handle.opened)
+            if handle.client == self.client_id:
+                self._close_later(Closing(inode, handle.session))
+
+    def drop_many(self, handles: Sequence[Handle]) -> None:
+        """The same for many writers, in one call; sessions of a forked parent are left alone."""
+        own = [handle for handle in handles if handle.client == self.client_id]
+        try:
+            closings = [handle.opened.closing(handle.session) for handle in own]
+            for handle, closing, inode in zip(
+                own, closings, self.metadata.close(closings) if own else (), strict=True
+            ):
+                handle.opened.closed(closing, inode)
+            for handle in handles:
+                handle.opened.flush()
+        finally:
+            for handle in handles:
+                self.files.release(handle.opened)
+
+    def _close_later(self, closing: Closing) -> None:
+        with self._lock:
+            self._closings.append(closing)
+            if len(self._closings) < _CLOSINGS_MAX:
+                return
+        self._send_closings()
+
+    def _send_closings(self) -> None:
+        with self._lock:
+            closings, self._closings = self._closings, []
+        if closings:
+            self.metadata.close(closings)
+
+    # -- upkeep ----------------------------------------------------------------------------------
+
+    def _start_upkeep(self) -> None:
+        if self._upkeep is None:
+            with self._lock:
+                if self._upkeep is None:
+                    self._upkeep = threading.Thread(
+                        target=_run_upkeep,
+                        args=(weakref.ref(self), self._wake),
+                        name="fs3-upkeep",
+                        daemon=True,
+                    )
+                    self._upkeep.start()
+
+    def _extend(self) -> float:
+        """Keep the sessions alive; in how many seconds to do it again."""
+        return self.metadata.extend_session(self._description) / 1000 / 3
+
+    def _send_old(self) -> None:
+        now_s = time.monotonic()
+        for opened in self.files:
+            opened.send_old(now_s)
+
+    def close(self) -> None:
+        """Send everything, end all sessions, close all connections; idempotent.
+
+        Raises the first failure of a write that nobody was told of.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        self._wake.set()
+        if self._upkeep is not None and self._upkeep is not threading.current_thread():
+            self._upkeep.join()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._channel.close)
+            stack.callback(self.data.close_thread)
+            stack.callback(self._send_closings)
+            for opened in self.files:
+                stack.callback(opened.flush)
+
+
+def _run_upkeep(reference: weakref.ref[ClientContext], wake: threading.Event) -> None:
+    """Until the context is closed or forgotten: no reference to it is held while waiting."""
+    extend_at_s = 0.0
+    while not wake.wait(_UPKEEP_S):
+        context = reference()
+        if context is None:
+            return
+        try:
+            context._send_old()
+            context._send_closings()
+            if time.monotonic() >= extend_at_s:
+                extend_at_s = time.monotonic() + context._extend()
+        except Fs3Error as error:
+            extend_at_s = time.monotonic() + _EXTEND_DEFAULT_S
+            _log.warning("upkeep_failed", error=str(error))
+        del context
+
+
+_contexts: weakref.WeakSet[ClientContext] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for context in list(_contexts):
+        context.after_fork()
+
+
+@atexit.register
+def _close_all() -> None:
+    for context in list(_contexts):
+        context.metadata.retry_s = min(context.metadata.retry_s, _EXIT_RETRY_S)
+        context.close()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

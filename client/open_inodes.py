@@ -1,0 +1,440 @@
+"""Files that this client has open: what it wrote and has not yet sent, and how long they are.
+
+All handles of one inode within one client share one :class:`OpenInode`, so that each sees what the
+others wrote. Small writes are gathered per chunk and leave as one batch of chunk-sized writes:
+when enough has come together, when somebody asks for the bytes, after a second, or at flush.
+
+- A gathered range is contiguous within its chunk; a write that leaves a gap sends the old one.
+- The local length is the larger of what the metaserver said and what was written since; telling
+  the metaserver (settling) is what makes it visible to others.
+- The lock of an inode is held while its writes are sent, never while bytes are fetched. No lock is
+  held over several inodes.
+- What fails in the background is kept, and raised once, by the next flush, fsync or close.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from fs3.core.types import InodeId
+from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
+from fs3.types import FILE_BYTES_MAX, Inode, SetAttributes
+
+from .data import DataClient, chunk_items, cut, items_of
+from .metadata import Closing, Metadata
+
+FILE_DIRTY_BYTES = 8 << 20  # of one inode: then they are sent, as one batch
+FILE_DIRTY_CHUNKS = 256
+CLIENT_DIRTY_BYTES = 256 << 20  # of all inodes: beyond it every write is sent at once
+DIRTY_AGE_S = 1.0
+_POOL_BYTES = 64 << 20
+_log = get_logger(__name__)
+
+
+class ChunkBuffers:
+    """Chunk-sized memory, used again: touching fresh memory costs more than the copy into it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._free: dict[int, list[memoryview]] = {}
+        self._free_bytes = 0
+        self._dirty_bytes = 0
+
+    def take(self, size: int) -> memoryview:
+        """A buffer with arbitrary content."""
+        with self._lock:
+            free = self._free.get(size)
+            if free:
+                self._free_bytes -= size
+                return free.pop()
+        return memoryview(mmap.mmap(-1, size))
+
+    def give(self, buffer: memoryview) -> None:
+        """Nobody looks at it any more."""
+        with self._lock:
+            if self._free_bytes + len(buffer) <= _POOL_BYTES:
+                self._free_bytes += len(buffer)
+                self._free.setdefault(len(buffer), []).append(buffer)
+
+    def account(self, dirty_bytes: int) -> bool:
+        """Count bytes that are gathered (or, negative, gone); False if there are too many."""
+        with self._lock:
+            self._dirty_bytes += dirty_bytes
+            return self._dirty_bytes <= CLIENT_DIRTY_BYTES
+
+
+class _Gathered:
+    """A contiguous range of one chunk that was written and not sent; offsets are the chunk's."""
+
+    __slots__ = ("buffer", "end", "start")
+
+    def __init__(self, buffer: memoryview, start: int) -> None:
+        self.buffer = buffer  # as long as the chunk, so that offsets are the same
+        self.start = start
+        self.end = start
+
+
+class OpenInode:
+    """One inode, for all its handles. Any thread may call."""
+
+    def __init__(
+        self, inode: Inode, metadata: Metadata, data: DataClient, buffers: ChunkBuffers
+    ) -> None:
+        self._metadata = metadata
+        self._data = data
+        self._buffers = buffers
+        self.handles = 0  # guarded by the table's lock
+        self.generation = 0  # grows at every change made here; cached bytes stand on it
+        self._inode = inode  # as the metaserver said last
+        self._lock = threading.RLock()  # guards all below
+        self._gathered: dict[int, _Gathered] = {}
+        self._gathered_bytes = 0
+        self._gathered_since_s = 0.0
+        self._unsynced: set[int] = set()  # chunks that were sent, and may be lost in a power cut
+        self._unsettled = False  # written to since the metaserver was told
+        self._written_end = 0  # of the bytes written since then
+        self._written_version = 0  # the truncate version when the first of them was written
+        self._mtime_ns = 0
+        self._error: Fs3Error | None = None
+
+    def forget_writes(self, buffers: ChunkBuffers) -> None:
+        """In a forked child: what was gathered is the parent's to send."""
+        self._buffers = buffers
+        self._lock = threading.RLock()
+        self._gathered.clear()
+        self._gathered_bytes = 0
+        self._unsynced.clear()
+        self._unsettled, self._written_end = False, 0
+        self._error = None
+
+    # -- what it looks like ----------------------------------------------------------------------
+
+    @property
+    def length(self) -> int:
+        """Bytes, with everything written here."""
+        return max(self._inode.length_bytes, self._written_end)
+
+    @property
+    def dirty(self) -> bool:
+        """Does the metaserver not know yet what was written here?"""
+        return self._unsettled
+
+    def view(self) -> Inode:
+        """The inode as this client sees it."""
+        inode = self._inode
+        if not self.dirty:
+            return inode
+        mtime_ns = max(self._mtime_ns, inode.mtime_ns)
+        return replace(inode, length_bytes=self.length, mtime_ns=mtime_ns, ctime_ns=mtime_ns)
+
+    def learn(self, inode: Inode) -> None:
+        """What the metaserver says now; answers may overtake each other."""
+        with self._lock:
+            old = self._inode
+            if (inode.version, inode.ctime_ns) >= (old.version, old.ctime_ns):
+                if inode.version != old.version:
+                    self.generation += 1
+                self._inode = inode
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset``; fewer bytes only at the end of the file."""
+        with self._lock:
+            count = max(min(len(buffer), self.length - offset), 0)
+            if self._gathered and count:
+                if self._copy_gathered(offset, buffer[:count]):
+                    return count
+                self._send_if_touched(offset, count)
+        if count:
+            items = items_of(self._inode.layout, self._inode.inode, offset, count)
+            self._data.read_pieces(items, cut(buffer[:count], items))
+        return count
+
+    def prepare_read(self, offset: int, length: int) -> int:
+        """How many of these bytes there are; those gathered here are sent."""
+        with self._lock:
+            count = max(min(length, self.length - offset), 0)
+            if self._gathered and count:
+                self._send_if_touched(offset, count)
+            return count
+
+    def _copy_gathered(self, offset: int, buffer: memoryview) -> bool:
+        """True if all of it was gathered here in one piece, and is now copied."""
+        index, within = divmod(offset, self._inode.layout.chunk_bytes)
+        gathered = self._gathered.get(index)
+        if gathered is None or not gathered.start <= within <= gathered.end - len(buffer):
+            return False
+        buffer[:] = gathered.buffer[within : within + len(buffer)]
+        return True
+
+    def _send_if_touched(self, offset: int, length: int) -> None:
+        chunk_bytes = self._inode.layout.chunk_bytes
+        first, last = offset // chunk_bytes, (offset + length - 1) // chunk_bytes
+        touched = [index for index in self._gathered if first <= index <= last]
+        if touched:
+            self._send(touched)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Take all of ``data``; what cannot be gathered any more is sent before this returns."""
+        end = offset + len(data)
+        if end > FILE_BYTES_MAX:
+            raise Fs3Error(
+                Code.TOO_LARGE, f"a file of {end} bytes; at most {FILE_BYTES_MAX} are allowed"
+            )
+        if not len(data):
+            return
+        with self._lock:
+            if len(data) >= FILE_DIRTY_BYTES:
+                self._write_through(offset, data)
+            else:
+                self._gather(offset, data)
+            self._wrote(end)
+            full = self._gathered_bytes >= FILE_DIRTY_BYTES
+            if full or len(self._gathered) >= FILE_DIRTY_CHUNKS:
+                self._send(list(self._gathered))
+            self._raise_kept()
+
+    def append(self, data: memoryview) -> int:
+        """Write at the end of the file, wherever other clients have moved it; returns where."""
+        with self._lock:
+            if self._written_end > self._inode.length_bytes:
+                self._settle()
+            offset, inode = self._metadata.reserve_append(self._inode.inode, len(data))
+            self.learn(inode)
+            self.write(offset, data)
+            return offset
+
+    def _wrote(self, end: int) -> None:
+        self.generation += 1
+        if not self._unsettled:
+            self._unsettled = True
+            self._written_version = self._inode.truncate_version
+        self._written_end = max(self._written_end, end)
+        self._mtime_ns = time.time_ns()
+
+    def _write_through(self, offset: int, data: memoryview) -> None:
+        """Out of the caller's memory, without gathering."""
+        self._send_if_touched(offset, len(data))
+        inode = self._inode
+        items = items_of(inode.layout, inode.inode, offset, len(data))
+        self._data.write_pieces(items, cut(data, items))
+        first = offset // inode.layout.chunk_bytes
+        self._unsynced.update(range(first, first + len(items)))
+
+    def _gather(self, offset: int, data: memoryview) -> None:
+        chunk_bytes = self._inode.layout.chunk_bytes
+        position = 0
+        while position < len(data):
+            index, within = divmod(offset + position, chunk_bytes)
+            take = min(chunk_bytes - within, len(data) - position)
+            self._gather_piece(index, within, data[position : position + take])
+            position += take
+
+    def _gather_piece(self, index: int, within: int, data: memoryview) -> None:
+        gathered = self._gathered.get(index)
+        if gathered is not None and not gathered.start <= within <= gathered.end:
+            self._send([index])
+            gathered = None
+        if gathered is None:
+            if not self._gathered:
+                self._gathered_since_s = time.monotonic()
+            buffer = self._buffers.take(self._inode.layout.chunk_bytes)
+            gathered = self._gathered[index] = _Gathered(buffer, within)
+        end = within + len(data)
+        gathered.buffer[within:end] = data
+        grown = end - gathered.end
+        if grown > 0:
+            gathered.end = end
+            self._gathered_bytes += grown
+            if not self._buffers.account(grown):
+                self._send(list(self._gathered))
+
+    def _send(self, indices: list[int], *, sync: bool = False) -> None:
+        """Write gathered chunks; a failure is kept, the bytes are lost then."""
+        taken = [self._gathered.pop(index) for index in indices]
+        starts = [gathered.start for gathered in taken]
+        lengths = [gathered.end - gathered.start for gathered in taken]
+        items = chunk_items(self._inode.layout, self._inode.inode, indices, starts, lengths)
+        datas = [gathered.buffer[gathered.start : gathered.end] for gathered in taken]
+        self._unsynced.update(indices)
+        try:
+            self._data.write_pieces(items, datas, sync=sync)
+        except Fs3Error as error:
+            _log.warning("write_failed", inode=self._inode.inode, error=str(error))
+            self._error = error
+        finally:
+            self._gathered_bytes -= sum(lengths)
+            self._buffers.account(-sum(lengths))
+            for gathered in taken:
+                self._buffers.give(gathered.buffer)
+        if sync and self._error is None:
+            self._unsynced.difference_update(indices)
+
+    def _raise_kept(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    # -- making it visible, and safe -------------------------------------------------------------
+
+    def send_old(self, now_s: float) -> None:
+        """Send what was gathered a while ago (``now_s``: monotonic); a failure is kept."""
+        if self._gathered and now_s - self._gathered_since_s >= DIRTY_AGE_S:
+            with self._lock:
+                self._send(list(self._gathered))
+
+    def flush(self) -> None:
+        """Every byte written here is at the storageservers, and the metaserver knows the length."""
+        with self._lock:
+            self._raise_kept()
+            self._settle()
+
+    def sync(self) -> None:
+        """The same, on stable storage."""
+        with self._lock:
+            if self._gathered:
+                self._send(list(self._gathered), sync=True)
+            self._raise_kept()
+            if self._unsynced:
+                indices = sorted(self._unsynced)
+                zeros = [0] * len(indices)
+                inode = self._inode
+                items = chunk_items(inode.layout, inode.inode, indices, zeros, zeros)
+                self._data.sync_chunks(items)
+                self._unsynced.clear()
+            self._settle()
+
+    def _settle(self) -> None:
+        """Tell the metaserver how far was written. What was written must have been sent."""
+        if self._gathered:
+            self._send(list(self._gathered))
+            self._raise_kept()
+        if self._unsettled:
+            # If somebody cut the file since, the metaserver looks at what is stored.
+            settled = self._metadata.settle(
+                self._inode.inode, self._written_end, self._written_version, self._mtime_ns
+            )
+            self.learn(settled)
+            self._unsettled, self._written_end = False, 0
+
+    def send_gathered(self) -> None:
+        """Every byte written here is at the storageservers; the length is not told yet."""
+        with self._lock:
+            if self._gathered:
+                self._send(list(self._gathered))
+            self._raise_kept()
+
+    def wrote_elsewhere(self, end: int, chunks: set[int]) -> None:
+        """A batch has written up to ``end``; ``chunks`` are those that it did not sync."""
+        with self._lock:
+            self._wrote(end)
+            self._unsynced |= chunks
+
+    def closing(self, session: int) -> Closing:
+        """What ends a session and settles what was written; call :meth:`closed` afterwards."""
+        with self._lock:
+            self.send_gathered()
+            inode = self._inode
+            if not self._unsettled:
+                return Closing(inode.inode, session)
+            end, version = self._written_end, self._written_version
+            return Closing(inode.inode, session, True, end, version, self._mtime_ns)
+
+    def closed(self, closing: Closing, inode: Inode | None) -> None:
+        """A session was ended, and ``inode`` is what it settled to (None: it is gone)."""
+        with self._lock:
+            if inode is not None:
+                self.learn(inode)
+            if closing.wrote and self._mtime_ns == closing.mtime_ns:
+                self._unsettled, self._written_end = False, 0
+
+    def truncate(self, length: int, session: int = 0) -> Inode:
+        """Set the length exactly."""
+        return self.change(SetAttributes(length_bytes=length), session)
+
+    def change(self, changes: SetAttributes, session: int = 0) -> Inode:
+        """Set attributes of a file that may have been written to here; in that order."""
+        with self._lock:
+            if changes.length_bytes == 0:
+                self._drop_gathered()
+            else:
+                self._settle()
+            inode = self._metadata.setattr(self._inode.inode, changes, session)
+            self.learn(inode)
+            if changes.length_bytes is not None:
+                self.generation += 1
+                chunk_bytes = self._inode.layout.chunk_bytes
+                chunks = -(-changes.length_bytes // chunk_bytes)
+                self._unsynced = {index for index in self._unsynced if index < chunks}
+            return self._inode
+
+    def _drop_gathered(self) -> None:
+        for gathered in self._gathered.values():
+            self._buffers.account(gathered.start - gathered.end)
+            self._buffers.give(gathered.buffer)
+        self._gathered.clear()
+        self._gathered_bytes = 0
+        self._unsettled, self._written_end = False, 0
+
+    # -- holes -----------------------------------------------------------------------------------
+
+    def chunks_present(self, first: int, count: int) -> list[bool]:
+        """Which of ``count`` chunks from ``first`` on hold any byte; the others are holes."""
+        self.flush()
+        indices = list(range(first, first + count))
+        inode = self._inode
+        items = chunk_items(inode.layout, inode.inode, indices, [0] * count, [1] * count)
+        found = self._data.read_pieces(items, [memoryview(bytearray(1)) for _ in indices])
+        return [bool(length) for length in found.tolist()]
+
+
+class OpenInodes:
+    """The inodes that this client has open, by id."""
+
+    def __init__(self, metadata: Metadata, data: DataClient) -> None:
+        self._metadata = metadata
+        self._data = data
+        self._lock = threading.Lock()
+        self._table: dict[InodeId, OpenInode] = {}
+        self.buffers = ChunkBuffers()
+
+    def acquire(self, inode: Inode) -> OpenInode:
+        """The shared state for one more handle; ``inode`` is what the metaserver just said."""
+        with self._lock:
+            found = self._table.get(inode.inode)
+            if found is None:
+                found = OpenInode(inode, self._metadata, self._data, self.buffers)
+                self._table[inode.inode] = found
+            found.handles += 1
+        found.learn(inode)
+        return found
+
+    def release(self, opened: OpenInode) -> None:
+        """A handle is gone. Everything it wrote has been settled."""
+        with self._lock:
+            opened.handles -= 1
+            if not opened.handles:
+                del self._table[opened.view().inode]
+
+    def find(self, inode: InodeId) -> OpenInode | None:
+        """The shared state, if the inode is open here."""
+        return self._table.get(inode)
+
+    def __iter__(self) -> Iterator[OpenInode]:
+        with self._lock:
+            return iter(list(self._table.values()))
+
+    def after_fork(self) -> None:
+        """In the child: handles work on, but what the parent gathered is the parent's to send."""
+        self._lock = threading.Lock()
+        self.buffers = ChunkBuffers()
+        for opened in self._table.values():
+            opened.forget_writes(self.buffers)

@@ -1,0 +1,66 @@
+"""The client's copy of the routing table: fetched on demand, fetched anew when found stale.
+
+Nothing is pushed to a client: a storageserver that is asked with an old chain version says so, and
+the batch that was told asks for a refresh. Of many threads that are told at once, one asks the
+metaserver; the others wait for what it brings (single flight).
+"""
+
+from __future__ import annotations
+
+import threading
+
+from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
+from fs3.proto import cluster_pb2
+from fs3.routing import Routing
+from fs3.rpc import Stub
+from fs3.wire import decode_update
+
+_REFRESH_TIMEOUT_S = 2.0
+_log = get_logger(__name__)
+
+
+class RoutingCache:
+    """Any thread may ask. ``reset`` only while no other thread does."""
+
+    def __init__(self, manager: Stub) -> None:
+        self.reset(manager)
+
+    def reset(self, manager: Stub) -> None:
+        """Forget everything, and ask ``manager`` from now on (after a fork)."""
+        self._manager = manager
+        self._asking = threading.Lock()  # held by the one thread that asks
+        self._routing = Routing()
+
+    def get(self) -> Routing:
+        """The routing as last heard; asks the metaserver only the first time."""
+        if self._routing.version == 0:
+            with self._asking:
+                if self._routing.version == 0:
+                    self._fetch()
+        return self._routing
+
+    def refresh(self, stale: Routing) -> Routing:
+        """A routing newer than ``stale`` if there is one and it can be had, else the same.
+
+        A metaserver that is away does not fail a batch: chains that still stand serve on.
+        """
+        with self._asking:
+            if self._routing is stale:
+                try:
+                    self._fetch()
+                except Fs3Error as error:
+                    _log.info("routing_refresh_failed", error=str(error))
+        return self._routing
+
+    def _fetch(self) -> None:
+        request = cluster_pb2.GetRoutingRequest(known_version=self._routing.version)
+        update = decode_update(self._manager.get_routing(request, timeout_s=_REFRESH_TIMEOUT_S))
+        try:
+            self._routing = self._routing.apply(update)
+        except Fs3Error as error:
+            if error.code is not Code.STALE_CHAIN:
+                raise
+            whole = cluster_pb2.GetRoutingRequest(known_version=0)
+            update = decode_update(self._manager.get_routing(whole, timeout_s=_REFRESH_TIMEOUT_S))
+            self._routing = Routing().apply(update)
