@@ -51,7 +51,7 @@ def storageserver_config(
         "host": node.host,
         "listen": node.data_address,
         "grpc_listen": node.control_address,
-        "metaservers": [specification.metaserver_frame_address],
+        "metaservers": [specification.metaserver_grpc_address],
     }
     text = _HEADER + _toml({**ours, **extra})
     for target in node.targets:

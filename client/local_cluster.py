@@ -7,6 +7,7 @@ on disk is in :mod:`fs3.client.cluster_directory`; who restarts daemons in
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from .ports import PortReservation
 
 START_TIMEOUT_S = 60.0
 _POLL_S = 0.05
+_FAILURES_MAX = 3  # starts in a row: a daemon that ends so often will not come up
 _NOT_YET = frozenset({Code.UNREACHABLE, Code.MAYBE_APPLIED, Code.NOT_READY, Code.BUSY})
 
 Progress = Callable[[str], None]
@@ -129,6 +131,8 @@ class LocalCluster:
         started = not self.is_running()
         if started:
             progress("starting the supervisor and the daemons")
+            for directory in self.files.daemon_directories(self.specification):
+                (directory / supervisor.FAILURES_FILE).unlink(missing_ok=True)
             supervisor.start(self.files)
         progress("waiting for the storageservers to register")
         self._wait(deadline_s, self._all_registered)
@@ -202,6 +206,10 @@ class LocalCluster:
     def _wait(self, deadline_s: float, problems: Callable[[], list[str]]) -> None:
         """Poll until there are no problems; at the deadline, say which there are."""
         while found := problems():
+            for directory in self.files.daemon_directories(self.specification):
+                if failures := _failures(directory):
+                    what = f"{directory.name} ended {failures} times right after its start"
+                    raise Fs3Error(Code.NOT_READY, f"{what}: {_last_line(directory / 'log')}")
             if time.monotonic() > deadline_s:
                 logs = f"see the log files in {self.directory}/*/log"
                 raise Fs3Error(Code.NOT_READY, f"not healthy: {'; '.join(found)} ({logs})")
@@ -244,6 +252,22 @@ class LocalCluster:
     def restart_metaserver(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the metaserver; the supervisor starts a new one. Returns when the old one is gone."""
         _end(self.files.metaserver / "pid", number)
+
+
+def _failures(directory: Path) -> int:
+    """How often a daemon failed to come up, if that is too often; else 0."""
+    try:
+        count = int((directory / supervisor.FAILURES_FILE).read_text())
+    except (FileNotFoundError, ValueError):  # ValueError: it is being written
+        return 0
+    return count if count >= _FAILURES_MAX else 0
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2048))
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    return f"{lines[-1]} ({log})" if lines else f"see {log}"
 
 
 def _end(pid_file: Path, number: signal.Signals) -> None:

@@ -7,6 +7,7 @@ waits for signals, children's deaths among them, with a timeout.
   0.2 s again once it has run for 30 s.
 - A daemon whose directory holds a file ``hold`` is not started until the file is gone. The file is
   made under ``spawn.lock``, under which daemons are started: after that, no new one comes up.
+- How often in a row it ended soon after its start is in its directory, in the file ``failures``.
 - SIGTERM: no more restarts, then mounts and daemons are ended, then the supervisor itself.
 - SIGHUP: look at the ``hold`` files now.
 - If the supervisor is killed, daemons run on; a new one adopts them by their records, and
@@ -33,16 +34,20 @@ from .cluster_directory import ClusterDirectory
 RESTART_S_MIN = 0.2
 RESTART_S_MAX = 5.0
 HEALTHY_AFTER_S = 30.0
+START_S_MAX = 5.0  # one that ends sooner did not come up
 STOP_GRACE_S = 8.0
 _POLL_S = 0.5  # how late an adopted daemon's death, or a hold file, may be noticed
 
-_log = get_logger(__name__)
+FAILURES_FILE = "failures"  # in a daemon's directory: how often it ended soon after its start
+
+_log = get_logger("fs3.client.supervisor")
 
 
 class Backoff:
     """When a daemon that ended may be started again. Time is an argument, in seconds."""
 
     def __init__(self) -> None:
+        self.failures = 0  # in a row: ends that came soon after a start
         self._wait_s = RESTART_S_MIN
         self._started_s: float | None = None
         self.not_before_s = 0.0
@@ -53,8 +58,10 @@ class Backoff:
 
     def ended(self, now_s: float) -> None:
         """The daemon was found dead."""
-        if self._started_s is not None and now_s - self._started_s >= HEALTHY_AFTER_S:
-            self._wait_s = RESTART_S_MIN
+        ran_s = 0.0 if self._started_s is None else now_s - self._started_s
+        if ran_s >= HEALTHY_AFTER_S:
+            self.forget()
+        self.failures = self.failures + 1 if ran_s < START_S_MAX else 0
         self.not_before_s = now_s + self._wait_s
         self._wait_s = min(self._wait_s * 2, RESTART_S_MAX)
         self._started_s = None
@@ -63,6 +70,7 @@ class Backoff:
         """The daemon was ended on purpose: start it at once when it may run again."""
         self._wait_s = RESTART_S_MIN
         self.not_before_s = 0.0
+        self.failures = 0
 
 
 class Daemon:
@@ -83,9 +91,10 @@ class Daemon:
     def step(self, now_s: float) -> float:
         """Start it if it should run and does not. Returns when to look again, at the latest."""
         if self._running is not None and not self._running.is_alive():
-            _log.warning("daemon_ended", daemon=self.name, how=self._how_it_ended())
             self._running = None
             self._backoff.ended(now_s)
+            _log.warning("daemon_ended", daemon=self.name, how=self._how_it_ended())
+            (self._directory / FAILURES_FILE).write_text(f"{self._backoff.failures}\n")
         if self._running is None:
             self._running = processes.living(self._record)
             if self._running is not None:

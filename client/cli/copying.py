@@ -80,8 +80,8 @@ class Copier:
     """Copies as ``cp`` does: into the target if that is a directory, else under its name."""
 
     def __init__(self, client: Client, *, recursive: bool, show_progress: bool) -> None:
-        self._remote: End = client  # type: ignore[assignment]
-        self._local: End = LocalEnd()  # type: ignore[assignment]
+        self._remote: End = client
+        self._local: End = LocalEnd()
         self._recursive = recursive
         self._console = Console(stderr=True)
         self._shown = show_progress and self._console.is_terminal

@@ -90,7 +90,7 @@ def list_directory(
             return
         table = Table.grid(padding=(0, 2))
         for justify in ("left", "right", "right", "right", "right", "left", "left"):
-            table.add_column(justify=justify, no_wrap=True)  # type: ignore[arg-type]
+            table.add_column(justify=justify, no_wrap=True)
         for name in names:
             full = str(PurePosixPath(path, name)) if is_directory else name
             table.add_row(*_long_line(client, full, name))

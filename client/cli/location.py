@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fs3.client.local_cluster import LocalCluster
 
 DEFAULT_DIRECTORY = Path("fs3-data")
+_METASERVER_TIMEOUT_S = 15.0  # longer than its restart takes, shorter than a person's patience
 
 DirOption = Annotated[
     Path | None,
@@ -66,7 +67,9 @@ class Location:
         """A native client."""
         from fs3.client.api import connect
 
-        return connect(self.addresses, cluster_id=self.cluster_id)
+        return connect(
+            self.addresses, cluster_id=self.cluster_id, metadata_timeout_s=_METASERVER_TIMEOUT_S
+        )
 
 
 def directory_of(directory: Path | None) -> Path:

@@ -20,7 +20,13 @@ from fs3.client.cluster_directory import (
 )
 from fs3.client.daemon_configs import metaserver_config, storageserver_config
 from fs3.client.ports import PortReservation
-from fs3.client.supervisor import HEALTHY_AFTER_S, RESTART_S_MAX, RESTART_S_MIN, Backoff
+from fs3.client.supervisor import (
+    HEALTHY_AFTER_S,
+    RESTART_S_MAX,
+    RESTART_S_MIN,
+    START_S_MAX,
+    Backoff,
+)
 from fs3.errors import Code, Fs3Error
 
 NODE = NodeSpecification(
@@ -56,6 +62,17 @@ def test_pauses_double_while_a_daemon_keeps_ending() -> None:
 
 def test_pauses_start_over_after_a_healthy_run() -> None:
     assert _pauses(3, ran_s=HEALTHY_AFTER_S) == [RESTART_S_MIN] * 3
+
+
+def test_only_ends_right_after_a_start_count_as_failures() -> None:
+    backoff = Backoff()
+    for start_s in (10.0, 20.0):
+        backoff.started(start_s)
+        backoff.ended(start_s + 0.5)
+    assert backoff.failures == 2
+    backoff.started(30.0)
+    backoff.ended(30.0 + START_S_MAX)
+    assert backoff.failures == 0
 
 
 def test_a_daemon_ended_on_purpose_starts_at_once() -> None:

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The tests of fs3.
+#
+#   bash tests/run.sh          everything
+#   bash tests/run.sh fast     format, lint, types, and the tests that take seconds
+#   bash tests/run.sh long     only the tests that take longer: many seeds, real programs on a mount
+#   bash tests/run.sh fast -k chain    what follows goes to pytest
+#
+# Makes .venv if there is none, and as root installs the Debian packages that tests use. A test that
+# cannot run here says why it is skipped.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=tests/setup.sh
+. tests/setup.sh
+
+part=${1:-all}
+case $part in
+    fast | long | all) shift $(($# > 0 ? 1 : 0)) ;;
+    *) echo "usage: bash tests/run.sh [fast|long|all] [pytest's arguments]" >&2; exit 2 ;;
+esac
+
+install_packages git:git rsync:rsync sqlite3:sqlite3 fusermount3:fuse3 ip:iproute2 tar:tar
+if ! ldconfig -p 2>/dev/null | grep -q libfuse3.so.3; then
+    install_packages "no-such-command:libfuse3-3"
+fi
+make_environment ".[dev,fuse]"
+export PATH=$PWD/.venv/bin:$PATH
+began=$SECONDS
+
+if [ "$part" != long ]; then
+    say "ruff format"
+    ruff format --check .
+    say "ruff check"
+    ruff check .
+    say "mypy --strict"
+    python tests/typecheck.py
+    say "fast tests"
+    # Two processes: what a test uses (ports, directories, mounts) is its own.
+    python -m pytest -n 2 --dist loadfile -m "not long" "$@"
+fi
+if [ "$part" != fast ]; then
+    say "long tests"
+    python -m pytest -m long "$@"
+fi
+say "all of '$part' passed in $((SECONDS - began)) s"
