@@ -2,16 +2,17 @@
 
 Unless a field says otherwise, a change needs a restart.
 """
-# ruff: noqa: RUF009 - setting() and section() make dataclass fields
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs3.core.layout import check_chunk_bytes
+from fs3.core.types import CHUNK_BYTES_DEFAULT
 from fs3.errors import Fs3Error
 from fs3.log import LEVELS
-from fs3.settings import section, setting
+from fs3.settings import section, setting, size
 from fs3.transport.address import parse
 
 ENGINES = ("rocksdb", "memory")
@@ -32,7 +33,6 @@ class ManagerSettings:
     )
     tick_ms: int = setting(100, help="how often the manager looks for leases that ran out")
     history: int = setting(64, help="routing versions kept, so that watchers get deltas")
-    watchers_max: int = setting(256, help="routing streams served at once, a thread each")
 
     def validate(self) -> str | None:
         """Refuse relations that make a healthy node lose its lease."""
@@ -48,7 +48,6 @@ class ManagerSettings:
                 f" ({self.lease_ms}) is",
             ),
             (self.history >= 1, f"history {self.history} is not allowed: at least 1 is"),
-            (self.watchers_max >= 1, f"watchers_max {self.watchers_max}: at least 1 is allowed"),
         )
 
 
@@ -105,12 +104,16 @@ class Settings:
     cluster_id: str = setting("default", help="the cluster's name; all its processes have the same")
     data_dir: Path = setting(Path("fs3-meta"), help="where the metadata engine keeps its files")
     engine: str = setting("rocksdb", help="rocksdb; memory forgets everything at exit (tests)")
+    chunk_bytes: int = size(CHUNK_BYTES_DEFAULT, help="of the root directory, when it is made")
+    stripe: int = setting(8, help="chains of a file in the root directory, when that is made")
     listen: str = setting(
         "127.0.0.1:7450", help="host:port of the frame port; port 0: any free one"
     )
     grpc_listen: str = setting("127.0.0.1:7451", help="host:port of gRPC; port 0: any free one")
     workers: int = setting(16, help="threads that run calls of the frame port")
-    grpc_workers: int = setting(16, help="threads that run gRPC calls, beside those of watchers")
+    grpc_workers: int = setting(
+        16, help="threads that run gRPC calls, beside those of routing streams"
+    )
     connections_max: int = setting(4096, help="connections to the frame port at once")
     drain_s: float = setting(3.0, help="at SIGTERM, how long calls in progress may take to finish")
     trim_deadline_s: float = setting(20.0, help="how long a truncation waits for storageservers")
@@ -125,12 +128,15 @@ class Settings:
 
     def validate(self) -> str | None:
         """See the fields; the sections validate themselves."""
-        counts = ("workers", "grpc_workers", "connections_max")
+        counts = ("workers", "grpc_workers", "connections_max", "stripe")
         for address in (self.listen, self.grpc_listen):
             try:
                 parse(address)
             except Fs3Error as error:
                 return error.detail
+        wrong_chunk = check_chunk_bytes(self.chunk_bytes)
+        if wrong_chunk is not None:
+            return wrong_chunk
         return _first(
             (bool(self.cluster_id), "cluster_id '' is not allowed: any other text is"),
             (

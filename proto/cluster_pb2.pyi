@@ -212,11 +212,13 @@ class StatusReply(_message.Message):
     def __init__(self, cluster_id: _Optional[str] = ..., routing_version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., clients: _Optional[int] = ...) -> None: ...
 
 class OfflineTargetsRequest(_message.Message):
-    __slots__ = ("header", "targets", "reason")
+    __slots__ = ("header", "targets", "reason", "force")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.RequestHeader
     targets: _containers.RepeatedScalarFieldContainer[int]
     reason: str
-    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., targets: _Optional[_Iterable[int]] = ..., reason: _Optional[str] = ...) -> None: ...
+    force: bool
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., targets: _Optional[_Iterable[int]] = ..., reason: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
