@@ -47,8 +47,8 @@ class Tag(NamedTuple):
 class ChannelRecord(NamedTuple):
     """The newest update on a channel, and its result.
 
-    While ``version`` is the chunk's pending version the update is not committed yet. A dropped
-    pending gives way to the record before it.
+    A dropped pending gives way to the record before it. A chunk's versions begin again at 1 after
+    its removal, so ``pending`` is to be asked, not whether ``version`` is the chunk's pending one.
     """
 
     sequence: int
@@ -56,6 +56,7 @@ class ChannelRecord(NamedTuple):
     version: ChunkVersion
     length: int  # of the chunk after the update
     checksum: int  # of the chunk after the update
+    pending: bool = False  # staged, but not committed yet
 
 
 class ChunkTable(Protocol):

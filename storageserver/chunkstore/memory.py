@@ -113,7 +113,8 @@ class MemoryChunkStore:
             self._put(chunk, entry)
             if entry.pending and entry.pending.tag:
                 key = entry.pending.tag[:2]
-                self._index.pending_channels[key] = channel_record(chunk, entry.pending)
+                record = channel_record(chunk, entry.pending, pending=True)
+                self._index.pending_channels[key] = record
 
     # -- what the core asks ------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class MemoryChunkStore:
         entry = entry._replace(pending=pending, pending_content=content)
         self._apply(Batch({update.chunk: entry}, {}))
         if update.tag:
-            record = channel_record(update.chunk, pending)
+            record = channel_record(update.chunk, pending, pending=True)
             self._index.pending_channels[update.tag[:2]] = record
         return StageResult(Code.OK, len(content), version.checksum)
 
@@ -190,7 +191,7 @@ class MemoryChunkStore:
             return Code.OK if commit.version <= entry.committed.version else Code.NO_CHUNK
         channels = {}
         if pending.tag:
-            channels[pending.tag[:2]] = channel_record(commit.chunk, pending)
+            channels[pending.tag[:2]] = channel_record(commit.chunk, pending, pending=False)
         self._forget_channel(entry)
         version = pending.version._replace(chain_version=commit.chain_version)
         after = None if pending.removed else Entry(version, entry.pending_content)

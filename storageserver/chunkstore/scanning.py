@@ -25,12 +25,17 @@ _VERIFY_BYTES = 1 << 20
 _SLOT_BYTES = CHUNK_ID_BYTES - 8
 
 
-def channel_record(chunk: ChunkId, pending: Pending) -> ChannelRecord:
-    """What a tagged pending version says about its channel."""
-    assert pending.tag
-    version = pending.version
+def channel_record(chunk: ChunkId, staged: Pending, *, pending: bool) -> ChannelRecord:
+    """What a tagged staged version says about its channel, before or after its commit."""
+    assert staged.tag
+    version = staged.version
     return ChannelRecord(
-        pending.tag.sequence, chunk, ChunkVersion(version.version), version.length, version.checksum
+        staged.tag.sequence,
+        chunk,
+        ChunkVersion(version.version),
+        version.length,
+        version.checksum,
+        pending,
     )
 
 

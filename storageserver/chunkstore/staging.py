@@ -3,8 +3,9 @@
 Three ways, the first that fits:
 
 - *share*: the bytes are there already (a cut, or no change): the new version lies in the old block.
-- *in place*: the update only adds behind the end, the block has room, and no committed version ever
-  used the bytes there: they are written behind the committed ones.
+- *in place*: the update only adds behind the end, the block has room, and neither a committed
+  version ever used the bytes there nor does the pending one that is being replaced: they are
+  written behind the committed ones.
 - *copy on write*: a fresh block gets the changed region, widened to whole checksum blocks, and a
   copy of the rest. Bytes from the old block that share a checksum block with new ones are verified
   before they get a new CRC; all others keep their CRC, so that damage stays visible.
@@ -85,11 +86,14 @@ class Stager:
         self._data = data
         self._allocator = allocator
 
-    def stage(self, base: Version, update: StageRequest) -> tuple[Version, list[Operation]]:
+    def stage(
+        self, base: Version, replaced: Version, update: StageRequest
+    ) -> tuple[Version, list[Operation]]:
         """The pending version, holding its block, and the records of its CRCs.
 
-        ``base`` is the committed version, or NO_VERSION where it does not matter. Raises Fs3Error
-        for a refusal and OSError for the disk's; then nothing is held.
+        ``base`` is the committed version, or NO_VERSION where it does not matter; ``replaced`` the
+        pending one, which stays readable. Raises Fs3Error for a refusal and OSError for the
+        disk's; then nothing is held.
         """
         change = plan(base, update)
         size_class = class_of(change.length)
@@ -99,7 +103,8 @@ class Stager:
         fits = size_class == base.size_class
         if fits and change.length <= base.length and change.start == change.end:
             return self._share(base, change), []
-        if fits and change.start == base.length == base.high:
+        behind_is_free = (replaced.size_class, replaced.block) != (base.size_class, base.block)
+        if fits and change.start == base.length == base.high and behind_is_free:
             return self._in_place(base, change, update)
         return self._copy_on_write(base, change, update)
 

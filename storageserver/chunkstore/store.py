@@ -167,7 +167,8 @@ class DiskChunkStore:
             raise Fs3Error(Code.STALE_UPDATE, detail)
         if update.kind is UpdateKind.REMOVE:
             return NO_VERSION, []
-        return self._stager.stage(base, update)
+        pending = self._index.pendings.get(update.chunk)
+        return self._stager.stage(base, pending.version if pending else NO_VERSION, update)
 
     def _publish_staged(self, staged: dict[ChunkId, Pending], operations: list[Operation]) -> None:
         """Records, then memory. If the disk fails the staged versions are let go."""
@@ -184,7 +185,8 @@ class DiskChunkStore:
             self._forget_pending(chunk)
             index.put(chunk, before[chunk], pending)
             if pending.tag:
-                index.pending_channels[pending.tag[:2]] = channel_record(chunk, pending)
+                record = channel_record(chunk, pending, pending=True)
+                index.pending_channels[pending.tag[:2]] = record
 
     # -- commit and drop ---------------------------------------------------------------------------
 
@@ -214,7 +216,8 @@ class DiskChunkStore:
             value = None if pending.removed else encode_chunk(version, None, undo)
             operations.append((chunk_key(chunk), value))
             if pending.tag:
-                self._keep_channel(pending.tag[:2], channel_record(chunk, pending), operations)
+                record = channel_record(chunk, pending, pending=False)
+                self._keep_channel(pending.tag[:2], record, operations)
         if not self._write(operations):
             return
         for chunk, (version, pending) in ready.items():

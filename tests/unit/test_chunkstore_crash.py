@@ -1,0 +1,277 @@
+"""The chunk store stopped at every call it makes to the machine, then opened again.
+
+A workload is scripted from a seed. A model keeps, for each chunk, every state it went through:
+committed and pending. After the death of the process a chunk must be in the state before or after
+the call that was cut; after a power cut in any state since the last completed sync, the committed
+and the pending version each by itself. In every case all bytes match their checksums, no block is
+used twice and none is lost, and the store works on.
+"""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from faulty_files import FaultyFiles, Machine, Stopped
+
+from fs3.checksum import crc32c
+from fs3.core.chunks import Tag, UpdateKind
+from fs3.core.types import chunk_id
+from fs3.errors import Code
+from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
+from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
+from fs3.storageserver.chunkstore.store import DiskChunkStore
+
+ROOT = Path("/target")
+SETTINGS = ChunkStoreSettings(
+    reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0, channels_max=64
+)
+CHUNKS = [chunk_id(1, 0), chunk_id(1, 1), chunk_id(2, 0)]
+NOTHING = (None, None)  # neither committed nor pending
+
+
+class Model:
+    """What a workload has made of each chunk, state by state."""
+
+    def __init__(self):
+        self.states = {chunk: [NOTHING] for chunk in CHUNKS}
+        self.synced = dict.fromkeys(CHUNKS, 0)  # index of the state that the last sync covered
+        self.cut: dict[bytes, tuple] = {}  # what the call under way would make of its chunks
+        self.tagged: dict[int, tuple] = {}  # sequence -> the (version, content) it makes
+
+    def now(self, chunk):
+        return self.states[chunk][-1]
+
+    def begin(self, changes):
+        self.cut = changes
+
+    def done(self):
+        for chunk, state in self.cut.items():
+            self.states[chunk].append(state)
+        self.cut = {}
+
+    def sync_covers(self, marks):
+        self.synced = marks
+
+
+class Workload:
+    """A scripted run of updates on a few chunks; the same for the same seed."""
+
+    def __init__(self, seed, steps, model):
+        self.random = Random(seed)
+        self.steps = steps
+        self.model = model
+        self.sequence = 0
+
+    def run(self, store):
+        for _ in range(self.steps):
+            draw = self.random.random()
+            if draw < 0.5:
+                self.stage(store)
+            elif draw < 0.8:
+                self.commit(store)
+            elif draw < 0.86:
+                self.drop(store)
+            else:
+                self.sync(store)
+
+    def stage(self, store):
+        chunks = self.random.sample(CHUNKS, self.random.choice([1, 1, 2]))
+        requests, changes = [], {}
+        for chunk in chunks:
+            committed, _ = self.model.now(chunk)
+            request, content = self.update(chunk, committed)
+            requests.append(request)
+            self.model.tagged[self.sequence] = (request.version, content)
+            changes[chunk] = (committed, (request.version, content))
+        self.model.begin(changes)
+        results = store.stage(requests)
+        assert [result.code for result in results] == [Code.OK] * len(requests), results
+        self.model.done()
+
+    def update(self, chunk, committed):
+        number, old = committed or (0, b"")
+        random = self.random
+        offset = random.choice([0, len(old), len(old), random.randint(0, 40_000)])
+        data = random.randbytes(random.choice([1, 700, 16_384, 30_000]))
+        kind = random.choice([UpdateKind.WRITE] * 6 + [*UpdateKind])
+        self.sequence += 1
+        tag = random.choice([None, Tag(7, CHUNKS.index(chunk), self.sequence)])
+        request = StageRequest(
+            chunk, kind, number + 1, offset, len(data), memoryview(data), crc32c(data), 1, tag
+        )
+        if kind is UpdateKind.WRITE:
+            padded = old[:offset].ljust(offset, b"\0")
+            return request, padded + data + old[offset + len(data) :]
+        if kind is UpdateKind.REPLACE:
+            return request._replace(offset=0), data
+        if kind is UpdateKind.REMOVE:
+            return request._replace(offset=0, length=0, data=None), None
+        length = random.choice([0, len(old) // 2, len(old) + 100, 70_000])
+        request = request._replace(offset=0, length=length, data=None)
+        if kind is UpdateKind.EXTEND:
+            return request, old.ljust(length, b"\0")
+        return request, old[:length].ljust(length, b"\0")
+
+    def commit(self, store):
+        ready = [chunk for chunk in CHUNKS if self.model.now(chunk)[1]]
+        commits, changes = [], {}
+        for chunk in ready[: self.random.choice([1, 3])]:
+            version, content = self.model.now(chunk)[1]
+            commits.append(Commit(chunk, version, 1))
+            changes[chunk] = (None if content is None else (version, content), None)
+        self.model.begin(changes)
+        assert set(store.commit(commits)) <= {Code.OK}
+        self.model.done()
+
+    def drop(self, store):
+        changes = {
+            chunk: (self.model.now(chunk)[0], None)
+            for chunk in CHUNKS
+            if self.model.now(chunk)[1] and self.random.random() < 0.5
+        }
+        self.model.begin(changes)
+        store.drop(list(changes))
+        self.model.done()
+
+    def sync(self, store):
+        marks = {chunk: len(states) - 1 for chunk, states in self.model.states.items()}
+        self.random.choice([store.sync, store.tick])()
+        self.model.sync_covers(marks)
+
+
+def states_found(store):
+    """Each chunk's state as read from the store, every byte checked."""
+    found = {}
+    for chunk in CHUNKS:
+        meta = store.meta(chunk)
+        if meta is None:
+            found[chunk] = NOTHING
+            continue
+        committed = pending = None
+        if meta.version:
+            committed = (meta.version, content_of(store, chunk, meta.length, meta.checksum))
+        if meta.pending_removed:
+            pending = (meta.pending_version, None)
+        elif meta.pending_version:
+            size, crc = meta.pending_length, meta.pending_checksum
+            pending = (meta.pending_version, content_of(store, chunk, size, crc, pending=True))
+        found[chunk] = (committed, pending)
+    return found
+
+
+def content_of(store, chunk, length, checksum, *, pending=False):
+    buffer = bytearray(length)
+    piece = Piece(chunk, 0, length)
+    [result] = store.read([piece], [memoryview(buffer)], pending=pending, verify=True)
+    assert (result.code, result.length) == (Code.OK, length), result
+    assert crc32c(buffer) == checksum
+    return bytes(buffer)
+
+
+def check_after_process_crash(store, model):
+    found = states_found(store)
+    whole_before = all(found[chunk] == model.now(chunk) for chunk in CHUNKS)
+    after = {chunk: model.cut.get(chunk, model.now(chunk)) for chunk in CHUNKS}
+    assert whole_before or found == after
+
+
+def check_after_power_loss(store, model):
+    for chunk, (committed, pending) in states_found(store).items():
+        possible = model.states[chunk][model.synced[chunk] :]
+        possible += [model.cut[chunk]] if chunk in model.cut else []
+        assert committed in [state[0] for state in possible]
+        lost = [None] if len(possible) > 1 else []
+        assert pending in [state[1] for state in possible] + lost
+
+
+def check_channels(store, model):
+    """No channel says done for an update that is not: a client would believe it."""
+    found = states_found(store)
+    for _, _, record in store.scan_channels(None, 100):
+        states = [*model.states[record.chunk], model.cut.get(record.chunk, NOTHING)]
+        version, content = model.tagged[record.sequence]
+        made = (version, content) if content is not None else None
+        done_at = next(i for i, state in enumerate(states) if state[0] == made and i)
+        now_at = max(i for i, state in enumerate(states) if state[0] == found[record.chunk][0])
+        assert now_at >= done_at, f"{record} is done, but the chunk is older"
+
+
+def check_works_on(store):
+    for chunk in CHUNKS:
+        meta = store.meta(chunk)
+        version = meta.version + 1 if meta else 1
+        data = chunk * 1000
+        request = StageRequest(
+            chunk, UpdateKind.WRITE, version, 5, len(data), memoryview(data), crc32c(data)
+        )
+        assert store.stage([request])[0].code is Code.OK
+        assert store.commit([Commit(chunk, version, 1)]) == [Code.OK]
+    store.sync()
+    states_found(store)
+    assert store.check() == []
+
+
+def run_and_stop(seed, steps, stop_at):
+    """Run a workload until call ``stop_at``; the machine, the model, whether it was reached."""
+    machine, model = Machine(), Model()
+    files = FaultyFiles(machine, stop_at=stop_at, random=Random(seed * 1000 + (stop_at or 0)))
+    try:
+        store = DiskChunkStore(files, ROOT, SETTINGS)
+        Workload(seed, steps, model).run(store)
+        store.close()
+    except Stopped:
+        return machine, model, files
+    return machine, model, files
+
+
+def cut_everywhere(seed, steps, powers):
+    """Stop at each call of a workload in turn; ``powers``: power cuts to try at each."""
+    total = run_and_stop(seed, steps, None)[2].calls
+    assert total > steps
+    for stop_at in range(1, total + 1):
+        if not powers:
+            machine, model, _ = run_and_stop(seed, steps, stop_at)
+            store = DiskChunkStore(FaultyFiles(machine), ROOT, SETTINGS)
+            check_after_process_crash(store, model)
+            check_channels(store, model)
+            assert store.check() == []
+            check_works_on(store)
+        for power in range(powers):
+            machine, model, _ = run_and_stop(seed, steps, stop_at)
+            random = Random(f"{seed} {stop_at} {power}")
+            machine.lose_power(random)
+            store = reopen_among_power_cuts(machine, random)
+            check_after_power_loss(store, model)
+            check_channels(store, model)
+            assert store.check() == []
+            check_works_on(store)
+
+
+def reopen_among_power_cuts(machine, random):
+    """Open the store; the power may fail in the middle of that, too."""
+    while random.random() < 0.3:
+        try:
+            DiskChunkStore(
+                FaultyFiles(machine, stop_at=random.randint(1, 8), random=random), ROOT, SETTINGS
+            )
+        except Stopped:
+            machine.lose_power(random)
+        else:
+            break
+    return DiskChunkStore(FaultyFiles(machine), ROOT, SETTINGS)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_process_stopped_at_every_call_keeps_old_or_new_state(seed):
+    cut_everywhere(seed, steps=40, powers=0)
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_power_cut_at_every_call_keeps_synced_state_and_never_a_mix(seed):
+    cut_everywhere(seed, steps=40, powers=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_power_cuts_of_many_workloads_keep_synced_state(seed):
+    cut_everywhere(seed, steps=60, powers=2)
