@@ -44,10 +44,9 @@ class LockWaits:
             if self._closed or len(self._waits) >= WAITS_MAX:
                 return False
             self._waits[unique] = cancellation, thread
-            interrupted = unique in self._early
-        if interrupted:
-            cancellation.cancel()
-        thread.start()
+            if unique in self._early:
+                cancellation.cancel()
+            thread.start()
         return True
 
     def interrupt(self, unique: int) -> None:
@@ -67,5 +66,4 @@ class LockWaits:
         for cancellation, _ in waits:
             cancellation.cancel()
         for _, thread in waits:
-            if thread.ident is not None:
-                thread.join()
+            thread.join()
