@@ -74,7 +74,7 @@ def cluster_tag(cluster_id: str) -> int:
 def encode(
     kind: FrameKind, method: int, tag: int, request_id: int, head: Buffer, body_bytes: int
 ) -> bytes:
-    """Header of a frame with this head and a body of ``body_bytes``. Send it, the head, the body."""
+    """Header of a frame with this head and body length. Send it, then the head, then the body."""
     start = _HEADER.pack(
         _MAGIC, PROTOCOL_VERSION, kind, 0, method, tag, request_id, len(head), 0, body_bytes
     )
@@ -137,4 +137,5 @@ def decode_error(head: Buffer) -> Fs3Error:
     if len(head) < _ERROR.size:
         return Fs3Error(Code.PROTOCOL, f"error frame with a head of {len(head)} bytes; at least 4")
     (number,) = _ERROR.unpack_from(head)
-    return Fs3Error(code_of(number), bytes(head[_ERROR.size :]).decode(errors="replace"))
+    detail = bytes(head[_ERROR.size :]).decode(errors="replace")
+    return Fs3Error(code_of(number) or Code.BUG, detail)  # an error that says OK is one of the peer

@@ -287,8 +287,8 @@ def _has_code(failure: Any) -> bool:  # noqa: ANN401 - an RpcError that is a Cal
 def _error_of(failure: Any, address: str) -> Fs3Error:  # noqa: ANN401 - as above
     detail = failure.details() or ""
     for key, value in failure.trailing_metadata() or ():
-        if key == CODE_KEY:
-            return Fs3Error(code_of(int(value)), detail)
+        if key == CODE_KEY and str(value).isdigit():
+            return Fs3Error(code_of(int(value)) or Code.BUG, detail)
     status = failure.code()
     code = _WITHOUT_CODE.get(status, Code.BUG)
     if status is grpc.StatusCode.UNAVAILABLE and detail.startswith("failed to connect"):
