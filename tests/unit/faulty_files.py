@@ -1,8 +1,9 @@
 """The chunk store's file layer on a machine made of memory, which fails, stops and loses power.
 
 ``Machine`` is what outlives a process: files with their durable bytes and the unsynced writes on
-top, records with the batches since the last sync. ``FaultyFiles`` is one process's view of it. Each call
-counts; at the n-th the process may stop (that call done in part, or not at all) or get an errno.
+top, records with the batches since the last sync. ``FaultyFiles`` is one process's view of it. Each
+call counts; at the n-th the process may stop (that call done in part, or not at all) or get an
+errno.
 
 :meth:`Machine.lose_power` keeps, of every unsynced write, any subset of its 512-byte sectors, and
 of the records a prefix of the batches: no more than that is promised by disks and by a log.
@@ -106,7 +107,7 @@ class Machine:
 class FaultyFiles:
     """One process. ``stop_at``: die in that call, counted from 1. ``errors``: call -> errno.
 
-    ``on_call`` sees each call's number and name, before it acts.
+    ``on_call`` gets each call's name, before it acts.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class FaultyFiles:
         stop_at: int | None = None,
         errors: dict[int, int] | None = None,
         random: Random | None = None,
-        on_call: Callable[[int, str], None] | None = None,
+        on_call: Callable[[str], None] | None = None,
     ):
         self.machine = machine
         self.stop_at = stop_at
@@ -124,17 +125,15 @@ class FaultyFiles:
         self.random = random or Random(0)
         self.on_call = on_call
         self.calls = 0
-        self.names: list[str] = []
         self._open: list[File | None] = []
 
     def call(self, name: str, partly: Callable[[], None] | None = None) -> None:
         """Count a call; stop in it (having done it ``partly``) or fail it if that is due."""
         if self.stop_at is not None and self.calls >= self.stop_at:
             raise Stopped(name)
-        self.calls += 1
-        self.names.append(name)
         if self.on_call:
-            self.on_call(self.calls, name)
+            self.on_call(name)  # may make calls itself, as another thread would
+        self.calls += 1
         if self.calls == self.stop_at:
             if partly and self.random.random() < 0.5:
                 partly()

@@ -16,9 +16,12 @@ from faulty_files import FaultyFiles, Machine, Stopped
 from fs3.checksum import crc32c
 from fs3.core.chunks import Tag, UpdateKind
 from fs3.core.types import chunk_id
-from fs3.errors import Code
-from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
+from fs3.errors import Code, Fs3Error
+from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings, DataFiles
+from fs3.storageserver.chunkstore.epochs import Epochs
 from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
+from fs3.storageserver.chunkstore.records import NO_VERSION
+from fs3.storageserver.chunkstore.staging import Stager
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 
 ROOT = Path("/target")
@@ -61,18 +64,32 @@ class Workload:
         self.steps = steps
         self.model = model
         self.sequence = 0
+        self.syncing = None  # the store, while it is in a sync
+        self.concurrent = 0  # mutations in this sync
 
     def run(self, store):
         for _ in range(self.steps):
             draw = self.random.random()
-            if draw < 0.5:
-                self.stage(store)
-            elif draw < 0.8:
-                self.commit(store)
-            elif draw < 0.86:
-                self.drop(store)
+            if draw < 0.86:
+                self.mutate(store, draw)
             else:
                 self.sync(store)
+
+    def mutate(self, store, draw):
+        if draw < 0.5:
+            self.stage(store)
+        elif draw < 0.8:
+            self.commit(store)
+        else:
+            self.drop(store)
+
+    def on_call(self, name):
+        """What the owner thread does while another one waits for the disk."""
+        if self.syncing and name in ("fdatasync", "records.sync") and self.concurrent < 4:
+            self.concurrent += 1
+            store, self.syncing = self.syncing, None
+            self.mutate(store, self.random.random() * 0.86)
+            self.syncing = store
 
     def stage(self, store):
         chunks = self.random.sample(CHUNKS, self.random.choice([1, 1, 2]))
@@ -135,7 +152,9 @@ class Workload:
 
     def sync(self, store):
         marks = {chunk: len(states) - 1 for chunk, states in self.model.states.items()}
+        self.syncing, self.concurrent = store, 0
         self.random.choice([store.sync, store.tick])()
+        self.syncing = None
         self.model.sync_covers(marks)
 
 
@@ -214,10 +233,12 @@ def check_works_on(store):
 def run_and_stop(seed, steps, stop_at):
     """Run a workload until call ``stop_at``; the machine, the model, whether it was reached."""
     machine, model = Machine(), Model()
-    files = FaultyFiles(machine, stop_at=stop_at, random=Random(seed * 1000 + (stop_at or 0)))
+    workload = Workload(seed, steps, model)
+    random = Random(seed * 1000 + (stop_at or 0))
+    files = FaultyFiles(machine, stop_at=stop_at, random=random, on_call=workload.on_call)
     try:
         store = DiskChunkStore(files, ROOT, SETTINGS)
-        Workload(seed, steps, model).run(store)
+        workload.run(store)
         store.close()
     except Stopped:
         return machine, model, files
@@ -275,3 +296,90 @@ def test_power_cut_at_every_call_keeps_synced_state_and_never_a_mix(seed):
 @pytest.mark.parametrize("seed", range(100, 130))
 def test_power_cuts_of_many_workloads_keep_synced_state(seed):
     cut_everywhere(seed, steps=60, powers=2)
+
+
+def no_undo(monkeypatch):
+    monkeypatch.setattr(Epochs, "new_undo", lambda self, chunk, old: ())
+
+
+def undo_of_the_durable_version_only(monkeypatch):
+    new_undo = Epochs.new_undo
+    monkeypatch.setattr(
+        Epochs, "new_undo", lambda self, chunk, old: new_undo(self, chunk, old)[-1:]
+    )
+
+
+def undo_of_the_last_version_only(monkeypatch):
+    new_undo = Epochs.new_undo
+    monkeypatch.setattr(Epochs, "new_undo", lambda self, chunk, old: new_undo(self, chunk, old)[:1])
+
+
+def undo_blocks_are_not_held(monkeypatch):
+    def replaced(self, chunk, old, undo):
+        self._undo.setdefault(self.current, {})[chunk] = undo
+        self._allocator.release(old.size_class, old.block)
+
+    monkeypatch.setattr(Epochs, "replaced", replaced)
+
+
+def data_is_not_synced(monkeypatch):
+    monkeypatch.setattr(DataFiles, "sync", lambda self, classes: None)
+
+
+def writes_during_a_sync_belong_to_its_epoch(monkeypatch):
+    def end(self):
+        return self.current
+
+    def made_durable(self, epoch):
+        finish(self, epoch)
+        self.current = epoch + 1
+
+    finish = Epochs.made_durable
+    monkeypatch.setattr(Epochs, "end", end)
+    monkeypatch.setattr(Epochs, "made_durable", made_durable)
+
+
+def a_power_cut_goes_unnoticed(monkeypatch):
+    monkeypatch.setattr(FaultyFiles, "boot_id", lambda self: "boot")
+
+
+def cut_bytes_are_written_again_in_place(monkeypatch):
+    share = Stager._share
+
+    def forgetful(self, base, change):
+        version = share(self, base, change)
+        return version._replace(high=version.length)
+
+    monkeypatch.setattr(Stager, "_share", forgetful)
+
+
+def a_pending_append_is_written_again_in_place(monkeypatch):
+    stage = Stager.stage
+    monkeypatch.setattr(
+        Stager, "stage", lambda self, base, _, update: stage(self, base, NO_VERSION, update)
+    )
+
+
+@pytest.mark.parametrize(
+    ("mutant", "powers"),
+    [
+        (no_undo, 3),
+        pytest.param(undo_of_the_durable_version_only, 3, marks=pytest.mark.long),
+        pytest.param(undo_of_the_last_version_only, 3, marks=pytest.mark.long),
+        (undo_blocks_are_not_held, 3),
+        (data_is_not_synced, 3),
+        (writes_during_a_sync_belong_to_its_epoch, 3),
+        (a_power_cut_goes_unnoticed, 3),
+        pytest.param(cut_bytes_are_written_again_in_place, 3, marks=pytest.mark.long),
+        (a_pending_append_is_written_again_in_place, 0),
+    ],
+)
+def test_seeded_bug_is_seen(mutant, powers, monkeypatch):
+    mutant(monkeypatch)
+    with pytest.raises((AssertionError, Fs3Error)):
+        cut_many(range(1000, 1040), powers)
+
+
+def cut_many(seeds, powers):
+    for seed in seeds:
+        cut_everywhere(seed, steps=40, powers=powers)
