@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SERVER = Path(__file__).with_name("serve_memory.py")
 STOP_TIMEOUT_S = 30
@@ -52,3 +53,15 @@ def memory_mount(mountpoint: Path, *options: str) -> Iterator[Path]:
     assert code == 0, logged
     assert "ERROR" not in logged, logged
     assert not os.path.ismount(mountpoint)
+
+
+def run(*command: object, **options: Any) -> str:
+    """What a program says; it must succeed."""
+    return subprocess.run(
+        [str(word) for word in command], check=True, capture_output=True, text=True, **options
+    ).stdout
+
+
+def identical(left: Path, right: Path) -> bool:
+    """Whether two trees have the same names and contents."""
+    return run("diff", "-r", left, right) == ""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import filecmp
-import hashlib
 import mmap
 import os
 import shutil
@@ -12,12 +10,11 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
-import threading
 from pathlib import Path
 
 import pytest
-from memory_filesystem import COUNTERS, GATE
-from memory_mount import memory_mount, why_no_mount
+from memory_filesystem import COUNTERS
+from memory_mount import identical, run, why_no_mount
 
 pytestmark = [
     pytest.mark.fuse,
@@ -25,47 +22,6 @@ pytestmark = [
 ]
 TREE = Path("/usr/include/linux")
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def direct(tmp_path_factory):
-    with memory_mount(tmp_path_factory.mktemp("direct") / "mount") as mountpoint:
-        yield mountpoint
-
-
-@pytest.fixture(scope="module")
-def fusepy(tmp_path_factory):
-    pytest.importorskip("mfusepy", exc_type=(ImportError, OSError))
-    with memory_mount(tmp_path_factory.mktemp("fusepy") / "mount", "--front=fusepy") as mountpoint:
-        yield mountpoint
-
-
-def fresh(mountpoint, request):
-    path = mountpoint / "".join(c if c.isalnum() else "_" for c in request.node.name)
-    path.mkdir()
-    return path
-
-
-@pytest.fixture
-def folder(direct, request):
-    """A fresh directory on the direct front's mount."""
-    return fresh(direct, request)
-
-
-@pytest.fixture(params=["direct", "fusepy"])
-def either(request):
-    """A fresh directory on a mount of each front."""
-    return fresh(request.getfixturevalue(request.param), request)
-
-
-def run(*command, **options):
-    return subprocess.run(
-        [str(word) for word in command], check=True, capture_output=True, text=True, **options
-    ).stdout
-
-
-def identical(left, right):
-    return run("diff", "-r", left, right) == ""
 
 
 def test_cp_a_keeps_contents_modes_times_and_links(either, tmp_path):
@@ -346,146 +302,6 @@ def renameat2(old, new, flags):
         raise OSError(ctypes.get_errno(), "renameat2")
 
 
-# -- locks -----------------------------------------------------------------------------------------
-
-HOLDER = """
-import fcntl, sys
-file = open(sys.argv[1], "r+b")
-getattr(fcntl, sys.argv[2])(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def hold(path, call):
-    """A process that takes the lock, says so, and keeps it until its stdin is closed."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path), call],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-
-
-@pytest.mark.parametrize("call", ["flock", "lockf"])
-def test_lock_excludes_another_process_until_it_ends(folder, call):
-    path = folder / "lock"
-    path.touch()
-    take = getattr(fcntl, call)
-    with hold(path, call) as holder, open(path, "r+b") as file:
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(BlockingIOError):
-            take(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        holder.stdin.close()
-        take(file, fcntl.LOCK_EX)  # waits for the other process to end
-    assert holder.returncode == 0
-
-
-def test_getlk_names_the_process_that_holds_the_range(folder):
-    import struct
-
-    path = folder / "lock"
-    path.touch()
-    with hold(path, "lockf") as holder, open(path, "r+b") as file:
-        holder.stdout.readline()
-        asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
-        kind, _, start, length, pid = struct.unpack(
-            "hhqqi4x", fcntl.fcntl(file, fcntl.F_GETLK, asked)
-        )
-        assert (kind, start, length, pid) == (fcntl.F_WRLCK, 0, 0, holder.pid)
-        holder.stdin.close()
-
-
-INTERRUPTED = """
-import fcntl, signal, sys
-def stop(*_): raise TimeoutError
-signal.signal(signal.SIGALRM, stop)
-file = open(sys.argv[1], "r+b")
-signal.setitimer(signal.ITIMER_REAL, 0.3)
-try:
-    fcntl.flock(file, fcntl.LOCK_EX)
-except TimeoutError:
-    print("interrupted")
-"""
-
-
-def test_signal_ends_a_blocked_lock_and_leaves_nothing_held(folder):
-    path = folder / "lock"
-    path.touch()
-    with open(path, "r+b") as holder:
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        assert run(sys.executable, "-c", INTERRUPTED, path) == "interrupted\n"
-    with open(path, "r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def test_more_waiters_than_workers_do_not_stop_the_mount(folder):
-    path = folder / "lock"
-    path.touch()
-    taken = []
-
-    def wait():
-        with open(path, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            taken.append(1)
-
-    with open(path, "r+b") as holder:
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        threads = [threading.Thread(target=wait) for _ in range(12)]
-        for thread in threads:
-            thread.start()
-        (folder / "other").write_text("served")
-        assert (folder / "other").read_text() == "served"
-        assert taken == []
-    for thread in threads:
-        thread.join()
-    assert len(taken) == 12
-
-
-# -- caching and concurrency -----------------------------------------------------------------------
-
-
-def test_one_slow_operation_does_not_stop_others(folder):
-    path = folder / "gate"
-    path.touch()
-    answers = []
-    slow = threading.Thread(target=lambda: answers.append(os.getxattr(path, GATE)))
-    slow.start()
-    (folder / "other").write_text("x" * 100_000)
-    assert (folder / "other").read_text() == "x" * 100_000
-    assert answers == []
-    os.setxattr(path, GATE, b"open")
-    slow.join()
-    assert answers == [b"open"]
-
-
-def test_pages_are_kept_between_opens_while_the_version_stands(folder, direct):
-    path = folder / "file"
-    path.write_bytes(b"1" * 10_000)
-    path.read_bytes()
-    before = int(os.getxattr(direct, COUNTERS).split()[1])
-    path.read_bytes()
-    kept = int(os.getxattr(direct, COUNTERS).split()[1])
-    path.write_bytes(b"2" * 10_000)
-    assert kept == before + 1
-    assert path.read_bytes() == b"2" * 10_000
-
-
-def test_concurrent_readers_see_the_same_bytes(either):
-    data = os.urandom(8 * MIB)
-    (either / "data").write_bytes(data)
-    wanted = hashlib.sha256(data).hexdigest()
-    readers = [
-        subprocess.Popen(["sha256sum", str(either / "data")], stdout=subprocess.PIPE)
-        for _ in range(3)
-    ]
-    for reader in readers:
-        out, _ = reader.communicate()
-        assert out.split()[0].decode() == wanted
-
-
-# -- whole suites, options, life -------------------------------------------------------------------
-
-
 def test_pythons_own_shutil_tests_pass_on_the_mount(folder):
     pytest.importorskip("test.test_shutil", reason="Python's test package is not installed")
     done = subprocess.run(
@@ -497,30 +313,3 @@ def test_pythons_own_shutil_tests_pass_on_the_mount(folder):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-
-@pytest.mark.parametrize("option", ["--direct-io", "--writeback-cache"])
-def test_contents_survive_under_other_caching_options(tmp_path, option):
-    with memory_mount(tmp_path / "mount", option) as mountpoint:
-        shutil.copytree(TREE, mountpoint / "tree")
-        assert identical(TREE, mountpoint / "tree")
-        with open(mountpoint / "log", "ab") as first, open(mountpoint / "log", "ab") as second:
-            first.write(b"one")
-            first.flush()
-            second.write(b"two")
-        assert (mountpoint / "log").read_bytes() == b"onetwo"
-
-
-def test_stop_ends_a_mount_that_is_in_use(tmp_path):
-    with memory_mount(tmp_path / "mount") as mountpoint:
-        file = open(mountpoint / "file", "w+b", buffering=0)  # noqa: SIM115 - outlives the mount
-        file.write(b"x")
-    with pytest.raises(OSError, match=r"not connected|abort"):
-        os.pread(file.fileno(), 1, 0)
-    with pytest.raises(OSError, match=r"not connected|abort"):
-        file.close()
-
-
-def test_umount_by_somebody_else_ends_the_server(tmp_path):
-    with memory_mount(tmp_path / "mount") as mountpoint:
-        run("umount", mountpoint)
