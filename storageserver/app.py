@@ -72,7 +72,7 @@ class StorageServer:
         handlers = Handlers(settings.cluster_id)
         handlers.add(storage_pb2.DESCRIPTOR.services_by_name["StorageControl"], self._control)
         self._handler_threads = serve_handlers(self._server, handlers, _CONTROL_WORKERS)
-        self._grpc, port = serve_grpc(handlers, settings.grpc_listen, _CONTROL_WORKERS)
+        self._grpc, port = serve_grpc(handlers, settings.grpc_listen, max_workers=_CONTROL_WORKERS)
         host = settings.grpc_listen.rpartition(":")[0]
         self.control_address = f"{host}:{port}"
         self._member = self._make_member()

@@ -63,6 +63,7 @@ class Member:
         self._routing = Routing()
         self._routing_lock = threading.Lock()  # guards _routing: stream and refresh both apply
         self._sequence = 0
+        self._complaints: dict[str, str] = {}  # event -> the reason last logged
         self._heartbeat_s = 0.5
         self._threads = [
             threading.Thread(target=self._beat, name="heartbeat", daemon=True),
@@ -95,6 +96,12 @@ class Member:
         self._threads[0].join(_CALL_S + _REACTOR_S)
         self._channel.close()
 
+    def _complain(self, event: str, reason: str) -> None:
+        """Once, until it works again or fails otherwise: this is tried several times a second."""
+        if self._complaints.get(event) != reason:
+            self._complaints[event] = reason
+            _log.warning(event, reason=reason)
+
     # --- heartbeats ------------------------------------------------------------------------------
 
     def _beat(self) -> None:
@@ -107,11 +114,12 @@ class Member:
                     self._register()
                     registered = True
                 self._heartbeat()
+                self._complaints.pop("heartbeat_failed", None)
             except Fs3Error as error:
                 registered = registered and error.code is not Code.UNKNOWN_NODE
                 if last:
                     return
-                _log.warning("heartbeat_failed", reason=str(error))
+                self._complain("heartbeat_failed", str(error))
                 self._stopping.wait(_RETRY_S)
                 continue
             if last:
@@ -157,9 +165,10 @@ class Member:
                 request = pb.GetRoutingRequest(known_version=self._routing.version)
                 for update in self._stub.watch_routing(request):
                     self._apply(update)
+                    self._complaints.pop("routing_stream_lost", None)
             except Fs3Error as error:
                 if not self._stopping.is_set():
-                    _log.warning("routing_stream_lost", reason=str(error))
+                    self._complain("routing_stream_lost", str(error))
             self._stopping.wait(_RETRY_S)
 
     def _refresh(self) -> None:
