@@ -14,15 +14,17 @@ from threading import Lock
 
 from fs3.errors import Code, Fs3Error
 
-from .interface import Engine, Row, Transaction, counter_bytes, counter_value
+from .interface import Engine, Row, Transaction
 from .optimistic import (
     WINDOW_KEYS_MAX,
     Committer,
     ConflictWindow,
+    Footprint,
     OptimisticTransaction,
     Reads,
     View,
     Writes,
+    merged,
 )
 
 _PAGE_ROWS = 64  # of a scan under one hold of the lock
@@ -120,12 +122,8 @@ class MemoryEngine(Engine, Committer):
             for key in self._keys[bisect_left(self._keys, begin) : bisect_left(self._keys, end)]:
                 self._put(key, None)
         for key, value in writes.points.items():
-            if isinstance(value, int):
-                stored = self._value_at(self._version, key)
-                self._put(key, counter_bytes(counter_value(stored) + value))
-            else:
-                self._put(key, value)
-        for left in self._window.add(self._version, writes):
+            self._put(key, merged(self._value_at(self._version, key), value))
+        for left in self._window.add(Footprint(self._version, writes)):
             self._trim(left)
 
     def _put(self, key: bytes, value: bytes | None) -> None:
@@ -138,9 +136,9 @@ class MemoryEngine(Engine, Committer):
         else:
             versions.append((self._version, value))
 
-    def _trim(self, left: Writes) -> None:
+    def _trim(self, left: Footprint) -> None:
         """Drop the versions that no transaction young enough to commit can read."""
-        keys = list(left.points)
+        keys = list(left.keys)
         for begin, end in left.cleared:
             keys += self._keys[bisect_left(self._keys, begin) : bisect_left(self._keys, end)]
         for key in keys:
@@ -179,12 +177,7 @@ class MemoryEngine(Engine, Committer):
 
     def _check_readable(self, version: int) -> None:
         self._check_open()
-        if version < self._window.floor:
-            raise Fs3Error(
-                Code.CONFLICT,
-                f"the transaction is too old: it reads version {version},"
-                f" {self._window.floor} is the oldest kept",
-            )
+        self._window.check_age(version)
 
     def _value_at(self, version: int, key: bytes) -> bytes | None:
         for written_at, value in reversed(self._history.get(key, ())):

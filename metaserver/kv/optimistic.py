@@ -14,8 +14,8 @@ from __future__ import annotations
 import heapq
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import islice, takewhile
 from operator import itemgetter
 
 from fs3.errors import Code, Fs3Error
@@ -36,6 +36,7 @@ WINDOW_KEYS_MAX = 200_000  # about 30 MB, and some ten seconds of a busy metaser
 _ROW_BYTES = 16  # what a write counts for beside its key and value
 
 Range = tuple[bytes, bytes]
+Point = bytes | int | None  # set, add to the counter, clear
 
 
 class View(ABC):
@@ -54,20 +55,22 @@ class View(ABC):
 
 
 class Writes:
-    """What a transaction does: first ``cleared``, then ``points``.
-
-    A point is bytes (set), None (clear) or an int (add to the counter).
-    """
+    """What a transaction does: first ``cleared``, then ``points``."""
 
     __slots__ = ("cleared", "points")
 
     def __init__(self) -> None:
-        self.points: dict[bytes, bytes | int | None] = {}
+        self.points: dict[bytes, Point] = {}
         self.cleared: list[Range] = []
 
     def covers(self, key: bytes) -> bool:
         """Whether ``key`` lies in a range cleared here."""
         return any(begin <= key < end for begin, end in self.cleared)
+
+
+def merged(stored: bytes | None, point: Point) -> bytes | None:
+    """What a key holds after ``point`` when it held ``stored`` before."""
+    return counter_bytes(counter_value(stored) + point) if isinstance(point, int) else point
 
 
 class Reads:
@@ -78,6 +81,22 @@ class Reads:
     def __init__(self) -> None:
         self.keys: set[bytes] = set()
         self.ranges: list[Range] = []
+
+
+class Footprint:
+    """Which keys a commit changed: what the window keeps of it, values not among them."""
+
+    __slots__ = ("cleared", "keys", "version")
+
+    def __init__(self, version: int, writes: Writes) -> None:
+        self.version = version
+        self.keys = list(writes.points)
+        self.cleared = writes.cleared
+
+    @property
+    def size(self) -> int:
+        """What it counts for in a window."""
+        return len(self.keys) + len(self.cleared)
 
 
 class Committer(ABC):
@@ -110,18 +129,17 @@ class OptimisticTransaction(Transaction):
         if key >= KEYS_END:
             check_key(key)
         points = self._writes.points
-        delta = 0
-        if key in points:
+        own = key in points
+        if own:
             written = points[key]
             if not isinstance(written, int):
                 return written
-            delta = written
         elif self._writes.cleared and self._writes.covers(key):
             return None
         if not snapshot:
             self._reads.keys.add(key)
         stored = self._view.get(key)
-        return counter_bytes(counter_value(stored) + delta) if key in points else stored
+        return merged(stored, points[key]) if own else stored
 
     def range(
         self,
@@ -184,10 +202,7 @@ class OptimisticTransaction(Transaction):
             points[key] = counter_bytes(delta) if self._writes.covers(key) else delta
             return
         written = points[key]
-        if isinstance(written, int):
-            points[key] = written + delta
-        else:
-            points[key] = counter_bytes(counter_value(written) + delta)
+        points[key] = written + delta if isinstance(written, int) else merged(written, delta)
 
     def add_read_conflict(self, key: bytes) -> None:
         self._check_usable()
@@ -226,68 +241,86 @@ class OptimisticTransaction(Transaction):
 
 
 class ConflictWindow:
-    """Which keys recent commits wrote. Guarded by its engine's lock."""
+    """What recent commits changed. Guarded by its engine's lock."""
 
     def __init__(self, version: int, keys_max: int = WINDOW_KEYS_MAX) -> None:
-        self.floor = version  # reads older than this can no longer be checked
+        self.floor = version  # what is older cannot be checked any more
         self._keys_max = keys_max
+        self._keys = 0  # in all of _commits; a cleared range counts as one
         self._latest: dict[bytes, int] = {}  # key -> version of the last commit that wrote it
-        self._commits: deque[tuple[int, Writes]] = deque()  # oldest first
-        self._clears: deque[tuple[int, list[Range]]] = deque()  # those of them that clear ranges
-        self._keys = 0  # written by all of _commits; a cleared range counts as one
+        self._commits: deque[Footprint] = deque()  # oldest first
+        self._clears: deque[Footprint] = deque()  # those of them that clear ranges
 
     def beaten_by(self, read_version: int, reads: Reads) -> int:
         """The version of a commit after ``read_version`` that wrote what was read; 0: none."""
-        if read_version < self.floor:
-            raise Fs3Error(
-                Code.CONFLICT,
-                f"the transaction is too old: it reads version {read_version},"
-                f" conflicts are known from {self.floor} on",
-            )
+        self.check_age(read_version)
         latest = self._latest
         for key in reads.keys:
             version = latest.get(key, 0)
             if version > read_version:
                 return version
-        for version, cleared in reversed(self._clears):
-            if version <= read_version:
-                break
-            if _touches(reads, cleared):
-                return version
-        return self._range_beaten_by(read_version, reads.ranges) if reads.ranges else 0
-
-    def _range_beaten_by(self, read_version: int, ranges: list[Range]) -> int:
-        for version, writes in reversed(self._commits):
-            if version <= read_version:
-                break
-            for key in writes.points:
-                if any(begin <= key < end for begin, end in ranges):
-                    return version
+        for footprint in _after(self._clears, read_version):
+            if _touches(reads, footprint.cleared):
+                return footprint.version
+        if reads.ranges:
+            for footprint in _after(self._commits, read_version):
+                for key in footprint.keys:
+                    if any(begin <= key < end for begin, end in reads.ranges):
+                        return footprint.version
         return 0
 
-    def add(self, version: int, writes: Writes) -> list[Writes]:
+    def check_age(self, version: int) -> None:
+        """Refuse a transaction that reads a ``version`` from before the window."""
+        if version < self.floor:
+            raise Fs3Error(
+                Code.CONFLICT,
+                f"the transaction is too old: it reads version {version},"
+                f" changes are known from {self.floor} on",
+            )
+
+    def changed_since(self, version: int, begin: bytes, end: bytes) -> set[bytes]:
+        """The keys of ``[begin, end)`` that commits after ``version`` changed."""
+        return {
+            key
+            for footprint in _after(self._commits, version)
+            for key in footprint.keys
+            if begin <= key < end
+        }
+
+    def add(self, footprint: Footprint) -> list[Footprint]:
         """Remember a commit; what left the window for it, oldest first."""
-        self._commits.append((version, writes))
-        for key in writes.points:
-            self._latest[key] = version
-        if writes.cleared:
-            self._clears.append((version, writes.cleared))
-        self._keys += len(writes.points) + len(writes.cleared)
+        self._commits.append(footprint)
+        for key in footprint.keys:
+            self._latest[key] = footprint.version
+        if footprint.cleared:
+            self._clears.append(footprint)
+        self._keys += footprint.size
         left = []
         while self._keys > self._keys_max and len(self._commits) > 1:
             left.append(self._forget_oldest())
         return left
 
-    def _forget_oldest(self) -> Writes:
-        version, writes = self._commits.popleft()
-        for key in writes.points:
-            if self._latest[key] == version:
+    def widen(self, footprint: Footprint, keys: Iterable[bytes]) -> None:
+        """Add keys that were found in the ranges which a commit in the window cleared."""
+        before = footprint.size
+        footprint.keys += keys
+        self._keys += footprint.size - before
+
+    def _forget_oldest(self) -> Footprint:
+        footprint = self._commits.popleft()
+        for key in footprint.keys:
+            if self._latest.get(key) == footprint.version:
                 del self._latest[key]
-        if writes.cleared:
+        if footprint.cleared:
             self._clears.popleft()
-        self._keys -= len(writes.points) + len(writes.cleared)
-        self.floor = version
-        return writes
+        self._keys -= footprint.size
+        self.floor = footprint.version
+        return footprint
+
+
+def _after(footprints: deque[Footprint], version: int) -> Iterator[Footprint]:
+    """The commits after ``version``, latest first."""
+    return takewhile(lambda footprint: footprint.version > version, reversed(footprints))
 
 
 def _touches(reads: Reads, cleared: list[Range]) -> bool:

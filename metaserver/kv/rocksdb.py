@@ -5,8 +5,8 @@ it lacks here is transactions, so commits are checked against the window of rece
 is synced by group: threads that commit at the same time share one batch and one sync.
 
     commit:  lock [check conflicts, take a version, join the queue] unlock
-             the first in the queue leads: write the whole queue as one batch, sync the log,
-             publish a new snapshot, wake the others; whoever came meanwhile forms the next group
+             one thread leads: it writes the whole queue as one batch, syncs the log, publishes a
+             new snapshot, wakes the others, and hands the lead to the first that came meanwhile
 
 Invariants
 - What is visible is durable. Transactions read the published snapshot, and one is published only
@@ -25,10 +25,13 @@ row that names the format. Why it is done this way: docs/decisions/0001-embedded
 from __future__ import annotations
 
 import fcntl
+import heapq
 import os
 from collections.abc import Callable, Iterator
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from threading import Condition
+from threading import Condition, Lock
 from weakref import WeakSet
 
 from rocksdict import (
@@ -44,14 +47,16 @@ from rocksdict import (
 
 from fs3.errors import Code, Fs3Error
 
-from .interface import Engine, Row, Transaction, counter_bytes, counter_value
+from .interface import Engine, Row, Transaction
 from .optimistic import (
     Committer,
     ConflictWindow,
+    Footprint,
     OptimisticTransaction,
     Reads,
     View,
     Writes,
+    merged,
 )
 
 FORMAT = 1  # of the data directory; a release refuses what is newer than it knows
@@ -62,6 +67,21 @@ INFO_LOG_BYTES_MAX = 16 << 20
 INFO_LOGS_MAX = 4
 _CLOSED = "the metadata store is closed"
 _MISSING = "key not found"  # all that rocksdict says of a key that a snapshot does not have
+
+
+class _Commit:
+    """A commit on its way, with the lock that its thread sleeps on."""
+
+    __slots__ = ("done", "failure", "footprint", "version", "wake", "writes")
+
+    def __init__(self, version: int, writes: Writes) -> None:
+        self.version = version
+        self.writes = writes
+        self.footprint = Footprint(version, writes)
+        self.wake = Lock()
+        self.wake.acquire()
+        self.done = False
+        self.failure = ""  # why it is not known to be stored
 
 
 class RocksEngine(Engine, Committer):
@@ -82,13 +102,13 @@ class RocksEngine(Engine, Committer):
         except BaseException:
             os.close(self._owner)
             raise
-        self._turn = Condition()  # guards all below; notified when a group is done
+        self._published = Condition()  # guards all below; notified when a group is done
         self._views: WeakSet[_RocksView] = WeakSet()
         self._version = 1  # of the last commit taken in; versions start again with the process
         self._window = ConflictWindow(self._version)
         self._view = self._take_view(self._version)  # what transactions read
-        self._queue: list[tuple[int, Writes]] = []  # taken in, not yet in a group
-        self._leading = False  # some thread writes a group
+        self._queue: list[_Commit] = []  # taken in, not yet in a group
+        self._leading = False  # a thread writes a group, or was woken to do so
         self._failure = ""  # why nothing goes any more
 
     def transaction(self) -> Transaction:
@@ -97,17 +117,12 @@ class RocksEngine(Engine, Committer):
         return OptimisticTransaction(self._view, self)
 
     def close(self) -> None:
-        with self._turn:
+        with self._published:
+            while self._leading:
+                self._published.wait()
             if self._failure == _CLOSED:
                 return
-            while self._leading:
-                self._turn.wait()
-            if self._queue and not self._failure:
-                group, self._queue = self._queue, []
-                self._write(group)
-                self._view = self._take_view(group[-1][0])
             self._failure = _CLOSED
-            self._turn.notify_all()
             for view in self._views:
                 view.snapshot = None  # a transaction left behind must not keep the store open
             self._db.close()
@@ -115,92 +130,145 @@ class RocksEngine(Engine, Committer):
 
     def commit(self, read_version: int, reads: Reads, writes: Writes) -> int:
         """See :class:`Committer`."""
-        with self._turn:
-            version = self._take_in(read_version, reads, writes)
-            while self._leading and self._view.version < version and not self._failure:
-                self._turn.wait()
-            if self._view.version >= version:
-                return version
-            if self._failure:
-                raise Fs3Error(Code.MAYBE_APPLIED, self._failure)
-            self._leading = True
-            group, self._queue = self._queue, []
-        try:
-            self._write(group)
-        except BaseException as error:
-            self._finish(version, f"the metadata store failed, start the process again: {error}")
-            if isinstance(error, Exception):
-                raise Fs3Error(Code.MAYBE_APPLIED, self._failure) from error
-            raise
-        self._finish(group[-1][0], "")
-        return version
+        with self._published:
+            mine = self._take_in(read_version, reads, writes)
+            leads, self._leading = not self._leading, True
+        if not leads:
+            mine.wake.acquire()  # released when it is done, or when it is its turn to lead
+        if not mine.done:
+            self._lead()
+        if mine.failure:
+            raise Fs3Error(Code.MAYBE_APPLIED, mine.failure)
+        return mine.version
 
-    def _take_in(self, read_version: int, reads: Reads, writes: Writes) -> int:
-        """Check a commit and put it into the queue; its version."""
+    def _take_in(self, read_version: int, reads: Reads, writes: Writes) -> _Commit:
+        """Check a commit and put it into the queue."""
         if self._failure:
             raise Fs3Error(Code.DISK, self._failure)
         beaten_by = self._window.beaten_by(read_version, reads)
         if beaten_by:
             while self._view.version < beaten_by and not self._failure:
-                self._turn.wait()
+                self._published.wait()
             raise Fs3Error(
                 Code.CONFLICT, f"version {beaten_by} wrote what was read at {read_version}"
             )
         self._version += 1
-        self._window.add(self._version, writes)
-        self._queue.append((self._version, writes))
-        return self._version
+        mine = _Commit(self._version, writes)
+        self._window.add(mine.footprint)
+        self._queue.append(mine)
+        return mine
 
-    def _finish(self, version: int, failure: str) -> None:
-        """Publish what the group wrote, or why it could not be."""
-        with self._turn:
+    def _lead(self) -> None:
+        """Write all that is queued as one group."""
+        with self._published:
+            group, self._queue = self._queue, []
+        failure = "the metadata store was interrupted in a write, start the process again"
+        try:
+            self._write(group)
+            failure = ""
+        except Exception as error:
+            failure = f"the metadata store failed, start the process again: {error}"
+            raise Fs3Error(Code.MAYBE_APPLIED, failure) from error
+        finally:
+            self._finish(group, failure)
+
+    def _finish(self, group: list[_Commit], failure: str) -> None:
+        """Publish a group, or fail everything; wake its threads and the next to lead."""
+        with self._published:
             if failure:
                 self._failure = failure
+                group, self._queue = group + self._queue, []
             else:
-                self._view = self._take_view(version)
-            self._leading = False
-            self._turn.notify_all()
+                self._view = self._take_view(group[-1].version)
+            successor = self._queue[0] if self._queue else None
+            self._leading = successor is not None
+            self._published.notify_all()
+        for commit in group:
+            commit.done, commit.failure = True, failure
+            commit.wake.release()
+        if successor is not None:
+            successor.wake.release()
 
     def _take_view(self, version: int) -> _RocksView:
-        view = _RocksView(version, self._db.snapshot())
+        view = _RocksView(self, version, self._db.snapshot())
         self._views.add(view)
         return view
 
-    def _write(self, group: list[tuple[int, Writes]]) -> None:
+    def rows_now(self, begin: bytes, end: bytes, reverse: bool = False) -> Iterator[Row]:
+        """The rows of ``[begin, end)`` as they are written, published or not."""
+        if begin >= end:
+            return
+        bounds = ReadOptions()
+        bounds.set_iterate_upper_bound(end)
+        rows = self._db.iter(bounds)
+        if reverse:
+            rows.seek_to_last()
+        else:
+            rows.seek(begin)
+        step = rows.prev if reverse else rows.next
+        while rows.valid() and (key := rows.key()) >= begin:
+            yield key, rows.value()
+            step()
+        try:
+            rows.status()
+        except Exception as error:
+            raise _as_ours(error) from error
+
+    def changed_since(self, version: int, begin: bytes, end: bytes) -> set[bytes]:
+        """The keys of a range that were written after ``version``, published or not."""
+        with self._published:
+            self._window.check_age(version)
+            return self._window.changed_since(version, begin, end)
+
+    def _write(self, group: list[_Commit]) -> None:
         """One batch and one sync for the commits of a group, in their order."""
         batch = WriteBatch(raw_mode=True)
-        points = [writes.points for _, writes in group]
+        points = [commit.writes.points for commit in group]
         added = {key for rows in points for key, value in rows.items() if isinstance(value, int)}
-        counters = {key: counter_value(self._db.get(key)) for key in added}
-        for _, writes in group:
-            for begin, end in writes.cleared:
+        # Batches are written one at a time, so what is read here is the latest, published or not.
+        counters: dict[bytes, bytes | None] = {key: self._db.get(key) for key in added}
+        for commit in group:
+            for begin, end in commit.writes.cleared:
+                removed = [key for key, _ in self.rows_now(begin, end)]
+                with self._published:
+                    self._window.widen(commit.footprint, removed)
                 batch.delete_range(begin, end)
-                counters |= dict.fromkeys((k for k in counters if begin <= k < end), 0)
-            for key, value in writes.points.items():
-                if isinstance(value, int):
-                    counters[key] += value
-                    batch.put(key, counter_bytes(counters[key]))
-                    continue
+                counters |= dict.fromkeys(key for key in counters if begin <= key < end)
+            for key, point in commit.writes.points.items():
                 if key in counters:
-                    counters[key] = counter_value(value)
-                if value is None:
-                    batch.delete(key)
+                    counters[key] = merged(counters[key], point)
                 else:
-                    batch.put(key, value)
+                    _put(batch, key, merged(None, point))
+        for key, value in counters.items():
+            _put(batch, key, value)
         self._db.write(batch)
+        self._sync()
+
+    def _sync(self) -> None:
+        """Bring what was written to stable storage. Other threads run meanwhile."""
         self._db.flush_wal(True)
 
 
 class _RocksView(View):
-    __slots__ = ("__weakref__", "snapshot", "version")
+    """A snapshot. rocksdict's snapshots answer ``get`` but their iterators show the present.
 
-    def __init__(self, version: int, snapshot: Snapshot) -> None:
+    So a scan takes the present rows, leaves out the keys that changed since this view, and puts in
+    what the snapshot has for those. A key is noted as changed before it is written, so asking after
+    the iterator was made misses none.
+    """
+
+    __slots__ = ("__weakref__", "_engine", "snapshot", "version")
+
+    def __init__(self, engine: RocksEngine, version: int, snapshot: Snapshot) -> None:
+        self._engine = engine
         self.version = version
         self.snapshot: Snapshot | None = snapshot  # None: the engine was closed
 
     def get(self, key: bytes) -> bytes | None:
+        if self.snapshot is None:
+            raise Fs3Error(Code.DISK, _CLOSED)
         try:
-            value: bytes = self._open_snapshot()[key]
+            value: bytes = self.snapshot[key]
         except Exception as error:
             if type(error) is Exception and str(error) == _MISSING:
                 return None
@@ -208,30 +276,25 @@ class _RocksView(View):
         return value
 
     def scan(self, begin: bytes, end: bytes, reverse: bool) -> Iterator[Row]:
-        if begin >= end:
-            return
-        bounds = ReadOptions()
-        bounds.set_iterate_lower_bound(begin)
-        bounds.set_iterate_upper_bound(end)
-        rows = self._open_snapshot().iter(bounds)
-        if reverse:
-            rows.seek_to_last()
-        else:
-            rows.seek_to_first()
-        step = rows.prev if reverse else rows.next
-        while rows.valid():
-            yield rows.key(), rows.value()
-            step()
-        try:
-            rows.status()
-        except Exception as error:  # rocksdict has no class of its own for it
-            raise _as_ours(error) from error
-
-    def _open_snapshot(self) -> Snapshot:
-        snapshot = self.snapshot
-        if snapshot is None:
+        if self.snapshot is None:
             raise Fs3Error(Code.DISK, _CLOSED)
-        return snapshot
+        present = self._engine.rows_now(begin, end, reverse)
+        first = next(present, None)  # from here on the iterator stands still
+        changed = self._engine.changed_since(self.version, begin, end)
+        rows = present if first is None else chain((first,), present)
+        if not changed:
+            return rows
+        kept = (row for row in rows if row[0] not in changed)
+        then = ((key, self.get(key)) for key in sorted(changed, reverse=reverse))
+        restored = ((key, value) for key, value in then if value is not None)
+        return heapq.merge(kept, restored, key=itemgetter(0), reverse=reverse)
+
+
+def _put(batch: WriteBatch, key: bytes, value: bytes | None) -> None:
+    if value is None:
+        batch.delete(key)
+    else:
+        batch.put(key, value)
 
 
 def _as_ours(error: Exception) -> Fs3Error:
