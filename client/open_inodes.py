@@ -90,6 +90,9 @@ class OpenInode:
         self._buffers = buffers
         self.handles = 0  # guarded by the table's lock
         self.generation = 0  # grows at every change made here; cached bytes stand on it
+        # The data version that is known here whole: it moves along with changes made here, and
+        # stands when somebody else made one.
+        self.known_version = -1
         self._inode = inode  # as the metaserver said last
         self._lock = threading.RLock()  # guards all below
         self._gathered: dict[int, _Gathered] = {}
@@ -132,9 +135,14 @@ class OpenInode:
         mtime_ns = max(self._mtime_ns, inode.mtime_ns)
         return replace(inode, length_bytes=self.length, mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
-    def learn(self, inode: Inode) -> None:
-        """What the metaserver says now; answers may overtake each other."""
+    def learn(self, inode: Inode, *, own_change: bool = False) -> None:
+        """What the metaserver says now; answers may overtake each other.
+
+        ``own_change``: it is the answer to a change of data or length made here.
+        """
         with self._lock:
+            if own_change and inode.version == self.known_version + 1:
+                self.known_version = inode.version
             old = self._inode
             if (inode.version, inode.ctime_ns) >= (old.version, old.ctime_ns):
                 if inode.version != old.version:
@@ -208,7 +216,7 @@ class OpenInode:
             if self._written_end > self._inode.length_bytes:
                 self._settle()
             offset, inode = self._metadata.reserve_append(self._inode.inode, len(data))
-            self.learn(inode)
+            self.learn(inode, own_change=True)
             self.write(offset, data)
             return offset
 
@@ -322,7 +330,7 @@ class OpenInode:
             settled = self._metadata.settle(
                 self._inode.inode, self._written_end, self._written_version, self._mtime_ns
             )
-            self.learn(settled)
+            self.learn(settled, own_change=True)
             self._unsettled, self._written_end = False, 0
 
     def send_gathered(self) -> None:
@@ -352,7 +360,7 @@ class OpenInode:
         """A session was ended, and ``inode`` is what it settled to (None: it is gone)."""
         with self._lock:
             if inode is not None:
-                self.learn(inode)
+                self.learn(inode, own_change=closing.wrote)
             if closing.wrote and self._mtime_ns == closing.mtime_ns:
                 self._unsettled, self._written_end = False, 0
 
@@ -368,7 +376,7 @@ class OpenInode:
             else:
                 self._settle()
             inode = self._metadata.setattr(self._inode.inode, changes, session)
-            self.learn(inode)
+            self.learn(inode, own_change=changes.length_bytes is not None)
             if changes.length_bytes is not None:
                 self.generation += 1
                 chunk_bytes = self._inode.layout.chunk_bytes

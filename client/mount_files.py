@@ -1,0 +1,232 @@
+"""Open files of a mount: the data half of :class:`fs3.client.filesystem.MountedFileSystem`."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import threading
+
+from fs3.core.types import InodeId
+from fs3.errors import Code, Fs3Error
+from fs3.types import Credentials, Inode, SetAttributes
+
+from .context import ClientContext, Handle
+from .file_locks import FileLocks
+from .filesystem_interface import (
+    Buffer,
+    Cancellation,
+    FallocateFlags,
+    FileLock,
+    OpenFile,
+    Whence,
+    permissions_without_privileges,
+)
+from .mount_nodes import Nodes
+from .read_ahead import ReadAhead
+
+_REPLY_BYTES = 1 << 20
+_COPY_BYTES_MAX = 64 << 20  # by one copy_file_range: a longer one comes back for the rest
+_COPY_STEP_BYTES = 4 << 20
+_SCAN_CHUNKS = 256  # looked at in one batch for the next hole or data
+
+
+class OpenMode:
+    """How open(2)'s flags open a file."""
+
+    def __init__(self, flags: int) -> None:
+        access = flags & os.O_ACCMODE
+        self.read = access in (os.O_RDONLY, os.O_RDWR)
+        self.write = access in (os.O_WRONLY, os.O_RDWR)
+        self.truncate = bool(flags & os.O_TRUNC)
+        self.exclusive = bool(flags & os.O_EXCL)
+
+
+class MountedFile:
+    """What a file handle stands for."""
+
+    __slots__ = ("ahead", "handle", "inode")
+
+    def __init__(self, inode: InodeId, handle: Handle, ahead: ReadAhead) -> None:
+        self.inode = inode
+        self.handle = handle
+        self.ahead = ahead
+
+
+class MountedFiles:
+    """Handles, reads, writes, locks. Any thread may call; see ``FileSystem`` for what each does."""
+
+    _context: ClientContext
+    _nodes: Nodes
+
+    def __init__(self) -> None:
+        self._files: dict[int, MountedFile] = {}
+        self._numbers = itertools.count(1)
+        self._locks = FileLocks()
+        self._replies = threading.local()
+
+    # -- open and close --------------------------------------------------------------------------
+
+    def open(
+        self, inode: InodeId, flags: int, clear_privileges: bool, credentials: Credentials
+    ) -> OpenFile:
+        """The metaserver is asked every time: that is close-to-open."""
+        mode = OpenMode(flags)
+        if mode.truncate:
+            self._flush_inode(inode)  # what was gathered for it must not follow the cut
+        session = self._context.new_session()
+        opened = self._context.metadata.open(
+            inode, read=mode.read, write=mode.write, truncate=mode.truncate, session=session
+        )
+        if mode.truncate and clear_privileges:
+            opened = self._without_privileges(opened)
+        return self._opened(opened, session, writer=mode.write or mode.truncate)
+
+    def _flush_inode(self, inode: InodeId) -> None:
+        opened = self._context.files.find(inode)
+        if opened is not None:
+            opened.flush()
+
+    def _opened(self, inode: Inode, session: int, *, writer: bool) -> OpenFile:
+        """A handle. The kernel keeps its pages if nobody but this mount changed the data."""
+        handle = self._context.hold(inode, session, writer=writer)
+        self._nodes.learn(inode)
+        opened, node = handle.opened, self._nodes.find(inode.inode)
+        if opened.known_version < 0 and node is not None:
+            opened.known_version = node.cached_version
+        keep_cache = opened.known_version == inode.version
+        opened.known_version = inode.version
+        number = next(self._numbers)
+        ahead = ReadAhead(opened, self._context.files.buffers)
+        self._files[number] = MountedFile(inode.inode, handle, ahead)
+        return OpenFile(number, keep_cache=keep_cache)
+
+    def _file(self, handle: int) -> MountedFile:
+        file = self._files.get(handle)
+        if file is None:
+            raise Fs3Error(Code.STALE_HANDLE, f"file handle {handle} is not open")
+        return file
+
+    def flush(self, handle: int, owner: int) -> None:
+        """A descriptor was closed: what it wrote is visible everywhere from here on."""
+        file = self._file(handle)
+        self._locks.drop_ranges(file.inode, owner)
+        if file.handle.writer:
+            file.handle.opened.flush()
+
+    def release(self, handle: int, flock_owner: int | None) -> None:
+        """The last descriptor is gone."""
+        file = self._files.pop(handle, None)
+        if file is None:
+            return
+        if flock_owner is not None:
+            self._locks.drop_flock(file.inode, flock_owner)
+        file.ahead.close()
+        try:
+            self._context.drop(file.handle)
+        finally:
+            node = self._nodes.find(file.inode)
+            if node is not None:
+                node.cached_version = file.handle.opened.known_version
+
+    def fsync(self, handle: int, data_only: bool) -> None:
+        """Data on stable storage; the metaserver's attributes always are."""
+        self._file(handle).handle.opened.sync()
+
+    # -- reading and writing ---------------------------------------------------------------------
+
+    def read(self, handle: int, offset: int, length: int) -> Buffer | list[Buffer]:
+        """Into a buffer of the calling thread, which the front has sent before it calls again."""
+        file = self._file(handle)
+        view = self._reply_buffer(length)[:length]
+        return view[: file.ahead.read_into(offset, view)]
+
+    def _reply_buffer(self, length: int) -> memoryview:
+        buffer: memoryview | None = getattr(self._replies, "buffer", None)
+        if buffer is None or len(buffer) < length:
+            buffer = memoryview(mmap.mmap(-1, max(length, _REPLY_BYTES)))
+            self._replies.buffer = buffer
+        return buffer
+
+    def write(
+        self, handle: int, offset: int, data: memoryview, append: bool, clear_privileges: bool
+    ) -> int:
+        """Gathered with its neighbours, and sent later at the latest by flush."""
+        file = self._file(handle)
+        opened = file.handle.opened
+        if clear_privileges:
+            self._without_privileges(opened.view())
+        if append:
+            opened.append(data)
+        else:
+            opened.write(offset, data)
+        return len(data)
+
+    def _without_privileges(self, inode: Inode) -> Inode:
+        """Take set-uid and set-gid away if they are there."""
+        permissions = permissions_without_privileges(inode.permissions)
+        if permissions == inode.permissions:
+            return inode
+        changed = self._context.metadata.setattr(
+            inode.inode, SetAttributes(permissions=permissions)
+        )
+        opened = self._context.files.find(inode.inode)
+        if opened is not None:
+            opened.learn(changed)
+        self._nodes.learn(changed)
+        return changed
+
+    def lseek(self, handle: int, offset: int, whence: Whence) -> int | None:
+        """A chunk that is there is data, whole; one that is not is a hole."""
+        opened = self._file(handle).handle.opened
+        length = opened.length
+        if offset >= length:
+            return None
+        chunk_bytes = opened.view().layout.chunk_bytes
+        chunks = -(-length // chunk_bytes)
+        want = whence is Whence.DATA
+        first = offset // chunk_bytes
+        while first < chunks:
+            count = min(_SCAN_CHUNKS, chunks - first)
+            present = opened.chunks_present(first, count)
+            if want in present:
+                return max(offset, (first + present.index(want)) * chunk_bytes)
+            first += count
+        return None if want else length
+
+    def fallocate(self, handle: int, offset: int, length: int, flags: FallocateFlags) -> None:
+        """Extends the file. Space is not reserved; holes cannot be punched."""
+        if flags & ~FallocateFlags.KEEP_SIZE:
+            raise Fs3Error(Code.UNSUPPORTED, f"fallocate with {flags!r}: only KEEP_SIZE is allowed")
+        opened = self._file(handle).handle.opened
+        if not flags and offset + length > opened.length:
+            opened.truncate(offset + length)
+
+    def copy_file_range(
+        self, source: int, source_offset: int, target: int, target_offset: int, length: int
+    ) -> int:
+        """Through this process, but not through the kernel."""
+        reader, writer = self._file(source).handle.opened, self._file(target).handle.opened
+        length = min(length, _COPY_BYTES_MAX)
+        step = memoryview(bytearray(min(length, _COPY_STEP_BYTES)))
+        done = 0
+        while done < length:
+            part = step[: length - done]
+            count = reader.read_into(source_offset + done, part)
+            writer.write(target_offset + done, part[:count])
+            done += count
+            if count < len(part):
+                break
+        return done
+
+    # -- locks -----------------------------------------------------------------------------------
+
+    def getlk(self, inode: InodeId, owner: int, lock: FileLock) -> FileLock | None:
+        """Of this mount only."""
+        return self._locks.blocker(inode, owner, lock)
+
+    def setlk(
+        self, inode: InodeId, owner: int, lock: FileLock, flock: bool, wait: Cancellation | None
+    ) -> bool:
+        """Of this mount only."""
+        return self._locks.set(inode, owner, lock, flock=flock, wait=wait)
