@@ -41,6 +41,8 @@ from fs3.types import (
 
 GIDS_MAX = 65_536  # the kernel's NGROUPS_MAX
 PERMISSIONS_MAX = 0o7777
+_LAID_OUT = (FileKind.FILE, FileKind.DIRECTORY)  # only these have, or hand down, a layout
+_NO_LAYOUT = Layout(0, 0, 0)
 _Enum = TypeVar("_Enum", bound=IntEnum)
 
 
@@ -172,9 +174,10 @@ def decode_inode(message: common_pb2.Inode) -> Inode:
     """See the module."""
     if not message.inode:
         raise Fs3Error(Code.INVALID, "inode 0 is not allowed: it stands for none")
+    kind = decode_enum(FileKind, message.kind, f"kind of inode {message.inode}")
     return Inode(
         inode=InodeId(message.inode),
-        kind=decode_enum(FileKind, message.kind, f"kind of inode {message.inode}"),
+        kind=kind,
         permissions=decode_permissions(message.permissions),
         uid=message.uid,
         gid=message.gid,
@@ -183,7 +186,7 @@ def decode_inode(message: common_pb2.Inode) -> Inode:
         atime_ns=message.atime_ns,
         mtime_ns=message.mtime_ns,
         ctime_ns=message.ctime_ns,
-        layout=decode_layout(message.layout),
+        layout=decode_layout(message.layout) if kind in _LAID_OUT else _NO_LAYOUT,
         version=message.version,
         truncate_version=message.truncate_version,
         symlink=decode_path(message.symlink) if message.symlink else "",
