@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,17 +33,20 @@ _GROUP = 64  # blocks combined by one gather; a power of two
 _FEW = 6  # below this many blocks a plain loop beats numpy's fixed cost
 
 
-def crc32c(buffer: Buffer, crc: int = 0) -> int:
-    """CRC32C of ``buffer``, or of ``x || buffer`` when ``crc`` is that of x."""
-    value: int = _crc32c(buffer, crc)
-    return value
+class _Crc32c(Protocol):
+    def __call__(self, buffer: Buffer, crc: int = 0, /) -> int: ...
+
+
+# CRC32C of ``buffer``, or of ``x || buffer`` when ``crc`` is that of x. Not wrapped: it is called
+# once per 16 KiB of all data, and takes 0.3 us for 4 KiB.
+crc32c: _Crc32c = _crc32c
 
 
 def block_checksums(buffer: Buffer) -> Crcs:
     """One CRC32C per 16 KiB of ``buffer``; the last block may be short, none if it is empty."""
     view = memoryview(buffer)
     step = CHECKSUM_BLOCK_BYTES
-    blocks = [_crc32c(view[start : start + step]) for start in range(0, len(view), step)]
+    blocks = [crc32c(view[start : start + step]) for start in range(0, len(view), step)]
     return np.array(blocks, dtype=np.uint32)
 
 

@@ -22,7 +22,7 @@ from .files import FileLayer, Operation
 from .records import SEGMENT_SLOTS, SIZE_CLASSES, class_bytes, class_slots, segment_key
 
 _COPY_BYTES = 1 << 20
-_CLASS_SHIFT = CHUNK_BYTES_MIN.bit_length() - 1
+CLASS_SHIFT = CHUNK_BYTES_MIN.bit_length() - 1  # block b of class k begins at b << SHIFT + k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,7 @@ class DataFiles:
 
     def __init__(self, files: FileLayer, root: Path, settings: ChunkStoreSettings) -> None:
         self._files = files
+        self.preadv = files.preadv
         self._root = root
         self._settings = settings
         self.fds = [-1] * SIZE_CLASSES
@@ -97,7 +98,7 @@ class DataFiles:
     def write(self, size_class: int, block: int, offset: int, parts: Sequence[memoryview]) -> None:
         """Put ``parts``, one behind the other, at ``offset`` of a block."""
         self._dirty.add(size_class)
-        position = (block << (_CLASS_SHIFT + size_class)) + offset
+        position = (block << (CLASS_SHIFT + size_class)) + offset
         fd = self.fds[size_class]
         total = sum(map(len, parts))
         written = self._files.pwritev(fd, parts, position)
@@ -110,7 +111,7 @@ class DataFiles:
 
     def read(self, size_class: int, block: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill ``buffers`` from ``offset`` of a block; CORRUPT if the file ends before."""
-        position = (block << (_CLASS_SHIFT + size_class)) + offset
+        position = (block << (CLASS_SHIFT + size_class)) + offset
         fd = self.fds[size_class]
         total = sum(map(len, buffers))
         if fd < 0:
@@ -169,7 +170,7 @@ class DataFiles:
 
     def locate(self, size_class: int, block: int, offset: int) -> tuple[int, int]:
         """Descriptor, and position in the file, of a place in a block."""
-        return self.fds[size_class], (block << (_CLASS_SHIFT + size_class)) + offset
+        return self.fds[size_class], (block << (CLASS_SHIFT + size_class)) + offset
 
     def take_dirty(self) -> set[int]:
         """The classes written to since the last call."""

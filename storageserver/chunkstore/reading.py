@@ -14,14 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, block_checksums, combine, combine_blocks, crc32c
-from fs3.core.types import ChunkId, ChunkVersion
+from fs3.core.types import ChunkVersion
 from fs3.errors import Code, Fs3Error
 
 from .allocator import Readers
-from .datafiles import DataFiles
+from .datafiles import CLASS_SHIFT, DataFiles
 from .index import Index
 from .interface import Piece, ReadResult
-from .records import NO_VERSION, ROW, VERSION, Version
+from .records import ROW, VERSION, Version
 
 _BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
@@ -58,84 +58,67 @@ class Reader:
         """See ``ChunkStore.read``."""
         token = self._readers.enter()
         try:
-            scratch = memoryview(bytearray(_BLOCK))
-            one = self._pending_piece if pending else self._piece
+            if not pending:
+                return self._read_committed(pieces, buffers, verify)
             return [
-                one(chunk, offset, length, buffer, scratch, verify)
-                for (chunk, offset, length), buffer in zip(pieces, buffers, strict=True)
+                self._read_pending(piece, buffer, verify)
+                for piece, buffer in zip(pieces, buffers, strict=True)
             ]
         finally:
             if self._readers.leave(token):
                 self._drain()
 
-    def _piece(
-        self,
-        chunk: ChunkId,
-        offset: int,
-        length: int,
-        buffer: memoryview,
-        scratch: memoryview,
-        verify: bool,
-    ) -> ReadResult:
-        """A piece of the committed version; part of one checksum block, the common case, inline."""
-        index = self._index
-        row = index.row_of.get(chunk)
-        if row is None:
-            return _NO_CHUNK
-        version = VERSION.unpack_from(index.view, row * ROW.size)
-        number, _, _, block, size, _, _, tail, size_class = version
-        left = size - offset
-        if length > left:
-            length = left
-        slot = offset >> _SHIFT
-        if length <= 0 or slot != (offset + length - 1) >> _SHIFT or number == 0 or offset < 0:
-            return self._any(chunk, Version._make(version), offset, length, buffer, verify)
-        start = slot << _SHIFT
-        if size - start < _BLOCK:
-            scratch = scratch[: size - start]
-            stored = tail
-        else:
-            stored = self._data.crcs[size_class].item(block, slot)
-        try:
-            self._data.read(size_class, block, start, (scratch,))
-        except OSError as error:
-            return self._failure(error)
-        if crc32c(scratch) != stored:
-            return _mismatch(number, start, len(scratch), crc32c(scratch), stored)
-        begin = offset - start
-        part = scratch[begin : begin + length]
-        buffer[:length] = part
-        return ReadResult(Code.OK, length, number, crc32c(part))
+    def _read_committed(
+        self, pieces: Sequence[Piece], buffers: Sequence[memoryview], verify: bool
+    ) -> list[ReadResult]:
+        """Pieces of committed versions; one within one checksum block, the common case, inline."""
+        index, crcs, fds, preadv = self._index, self._data.crcs, self._data.fds, self._data.preadv
+        scratch = memoryview(bytearray(_BLOCK))
+        results: list[ReadResult] = []
+        for (chunk, offset, length), buffer in zip(pieces, buffers, strict=True):
+            row = index.row_of.get(chunk)
+            if row is None:
+                results.append(_NO_CHUNK)
+                continue
+            version = VERSION.unpack_from(index.view, row * ROW.size)
+            number, _, _, block, size, _, _, tail, size_class = version
+            begin = offset & _MASK
+            start = offset - begin
+            covered = min(size - start, _BLOCK)
+            if offset >= 0 and 0 < length <= covered - begin:
+                part = scratch[:covered]
+                try:
+                    preadv(fds[size_class], (part,), (block << CLASS_SHIFT + size_class) + start)
+                except OSError as error:
+                    results.append(self._failure(error))
+                    continue
+                whole = covered == _BLOCK
+                if crc32c(part) == (
+                    crcs[size_class].item(block, start >> _SHIFT) if whole else tail
+                ):
+                    part = part[begin : begin + length]
+                    buffer[:length] = part
+                    results.append(ReadResult(Code.OK, length, number, crc32c(part)))
+                    continue
+            results.append(self._any(Version._make(version), offset, length, buffer, verify))
+        return results
 
-    def _pending_piece(
-        self,
-        chunk: ChunkId,
-        offset: int,
-        length: int,
-        buffer: memoryview,
-        scratch: memoryview,
-        verify: bool,
-    ) -> ReadResult:
+    def _read_pending(self, piece: Piece, buffer: memoryview, verify: bool) -> ReadResult:
         """A piece of the pending version, or of the committed one if there is none."""
+        chunk, offset, length = piece
         for _ in range(_ATTEMPTS):
             pending = self._index.pendings.get(chunk)
             if pending is None:
-                return self._piece(chunk, offset, length, buffer, scratch, verify)
+                return self._read_committed([piece], [buffer], verify)[0]
             if pending.removed:
                 return _NO_CHUNK
-            result = self._any(chunk, pending.version, offset, length, buffer, verify)
+            result = self._any(pending.version, offset, length, buffer, verify)
             if result.code is not Code.CORRUPT or self._index.pendings.get(chunk) is pending:
                 return result
         return ReadResult(Code.BUSY, detail=f"chunk {chunk.hex()} changes faster than it is read")
 
     def _any(
-        self,
-        chunk: ChunkId,
-        version: Version,
-        offset: int,
-        length: int,
-        buffer: memoryview,
-        verify: bool,
+        self, version: Version, offset: int, length: int, buffer: memoryview, verify: bool
     ) -> ReadResult:
         """A piece of any size and place of one version."""
         if version.version == 0:
@@ -257,11 +240,3 @@ def _compare(offset: int, crc: int, stored: int) -> None:
             Code.CORRUPT,
             f"checksum block at byte {offset} has CRC {crc:08x}, stored is {stored:08x}",
         )
-
-
-def _mismatch(number: int, start: int, size: int, crc: int, stored: int) -> ReadResult:
-    detail = f"checksum block at byte {start} has CRC {crc:08x}, stored is {stored:08x}"
-    return ReadResult(Code.CORRUPT, 0, ChunkVersion(number), 0, f"{detail} ({size} bytes)")
-
-
-assert NO_VERSION.version == 0

@@ -48,6 +48,9 @@ class Version(NamedTuple):
     size_class: int = NO_CLASS
 
 
+CONTENT_FIELDS = 3  # of a version: the fields from here on say what its bytes are
+
+
 class Pending(NamedTuple):
     """A staged version."""
 

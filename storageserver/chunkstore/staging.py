@@ -163,8 +163,10 @@ class Stager:
         try:
             source = (base.size_class, base.block)
             self._data.write(*target, first * _BLOCK, [head, *_parts(change), tail])
-            self._data.copy(source, target, 0, first * _BLOCK)
-            self._data.copy(source, target, rest, change.length)
+            if first:
+                self._data.copy(source, target, 0, first * _BLOCK)
+            if rest < change.length:
+                self._data.copy(source, target, rest, change.length)
         except OSError:
             self._allocator.release(*target)
             raise

@@ -50,6 +50,7 @@ from .interface import (
 )
 from .reading import Reader
 from .records import (
+    CONTENT_FIELDS,
     DURABLE_KEY,
     NO_VERSION,
     OPEN_KEY,
@@ -152,8 +153,8 @@ class DiskChunkStore:
                 return StageResult(Code.NO_SPACE, detail=str(error)), None, []
             self._fail(error)
             return self._refusal(), None, []
-        version = version._replace(
-            version=update.version, chain_version=update.chain_version, epoch=self._epochs.current
+        version = Version(
+            update.version, update.chain_version, self._epochs.current, *version[CONTENT_FIELDS:]
         )
         pending = Pending(version, update.kind is UpdateKind.REMOVE, update.tag)
         return StageResult(Code.OK, version.length, version.checksum), pending, operations
@@ -199,7 +200,8 @@ class DiskChunkStore:
             for chunk, number, chain_version in commits:
                 pending = self._index.pendings.get(chunk)
                 if pending is not None and pending.version.version == number:
-                    version = pending.version._replace(chain_version=chain_version, epoch=epoch)
+                    content = pending.version[CONTENT_FIELDS:]
+                    version = Version(number, chain_version, epoch, *content)
                     ready[chunk] = version, pending
                     codes.append(Code.OK)
                 else:
