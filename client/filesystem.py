@@ -21,6 +21,7 @@ user's supplementary groups; if the directory's own group is what lets him write
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -46,6 +47,7 @@ from .mount_nodes import Nodes
 
 ROOT = Credentials(uid=0, gid=0)
 _GROUP_WRITE_SEARCH = 0o030
+_CAPABILITY = "security.capability"
 _Made = TypeVar("_Made")
 
 
@@ -292,6 +294,9 @@ class MountedFileSystem(MountedFiles):
     def setxattr(self, inode: InodeId, name: str, value: bytes, flags: XattrFlags) -> None:
         """See ``FileSystem``."""
         self._check_writable()
+        node = self._nodes.find(inode)
+        if node is not None:
+            node.no_capability_s = 0.0
         self._context.metadata.setxattr(
             inode,
             name,
@@ -301,8 +306,17 @@ class MountedFileSystem(MountedFiles):
         )
 
     def getxattr(self, inode: InodeId, name: str) -> bytes:
-        """See ``FileSystem``."""
-        return self._context.metadata.getxattr(inode, name)
+        """The kernel asks for the file's capabilities before every write: "none" is remembered."""
+        node = self._nodes.find(inode) if name == _CAPABILITY else None
+        now_s = time.monotonic()
+        if node is not None and now_s - node.no_capability_s < self._times.attributes_s:
+            raise Fs3Error(Code.NO_ATTRIBUTE, f"inode {inode} has no attribute {name!r}")
+        try:
+            return self._context.metadata.getxattr(inode, name)
+        except Fs3Error as error:
+            if error.code is Code.NO_ATTRIBUTE and node is not None:
+                node.no_capability_s = now_s
+            raise
 
     def listxattr(self, inode: InodeId) -> Sequence[str]:
         """See ``FileSystem``."""

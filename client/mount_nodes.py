@@ -12,7 +12,7 @@ from fs3.types import ROOT_INODE, Inode
 class Node:
     """One inode that the kernel has a reference on, or has open."""
 
-    __slots__ = ("cached_version", "fetched_s", "inode", "lookups")
+    __slots__ = ("cached_version", "fetched_s", "inode", "lookups", "no_capability_s")
 
     def __init__(self, inode: Inode) -> None:
         self.inode = inode  # as the metaserver said last
@@ -20,6 +20,7 @@ class Node:
         self.lookups = 0
         # The data version that the kernel's pages are of; -1: it has none that may be kept.
         self.cached_version = -1
+        self.no_capability_s = 0.0  # when it was last known to have no security.capability
 
 
 class Nodes:
