@@ -77,6 +77,9 @@ class ClusterStatus:
             elif target.public_state not in (PublicState.SERVING, None):
                 state = target.public_state.name if target.public_state else ""
                 found.append(f"target {target.target} of chain {target.chain} is {state}")
+            elif target.public_state and target.local_state is not LocalState.UPTODATE:
+                state = target.local_state.name
+                found.append(f"target {target.target} shall serve, but says it is {state}")
         if not self.chains:
             found.append("there are no chains")
         return found

@@ -42,9 +42,10 @@ def storageserver_config(
     cluster: ClusterDirectory,
     specification: Specification,
     node: NodeSpecification,
+    capacity_bytes: int,
     extra: Extra,
 ) -> str:
-    """``node-N/config.toml``."""
+    """``node-N/config.toml``; each target may use ``capacity_bytes``."""
     ours: Extra = {
         "cluster_id": specification.cluster_id,
         "node_id": node.node,
@@ -57,4 +58,5 @@ def storageserver_config(
     for target in node.targets:
         path = str(cluster.node(node.node) / f"target-{target}")
         text += f"\n[[targets]]\nid = {target}\npath = {json.dumps(path)}\n"
+        text += f"capacity_bytes = {capacity_bytes}\n"
     return text

@@ -8,6 +8,7 @@ on disk is in :mod:`fs3.client.cluster_directory`; who restarts daemons in
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -117,11 +118,15 @@ class LocalCluster:
         self.files.metaserver.mkdir(exist_ok=True)
         text = metaserver_config(self.files, specification, metaserver_settings)
         (self.files.metaserver / "config.toml").write_text(text)
+        # All targets share one disk: each may have its part of what is free, so that sums are true.
+        capacity_bytes = shutil.disk_usage(self.directory).free // (nodes * per_node)
         for node in specification.nodes:
             directory = self.files.node(node.node)
             for target in node.targets:
                 (directory / f"target-{target}").mkdir(parents=True, exist_ok=True)
-            text = storageserver_config(self.files, specification, node, storageserver_settings)
+            text = storageserver_config(
+                self.files, specification, node, capacity_bytes, storageserver_settings
+            )
             (directory / "config.toml").write_text(text)
         self.files.write(specification)  # last: a directory with it is complete
         return reservation
@@ -136,10 +141,8 @@ class LocalCluster:
             supervisor.start(self.files)
         progress("waiting for the storageservers to register")
         self._wait(deadline_s, self._all_registered)
-        with self.administration() as cluster:
-            if not cluster.routing().chains:
-                progress("making chains")
-                cluster.create_chains(self.specification.replicas)
+        progress("making chains")
+        self._wait(deadline_s, self._make_chains)
         progress("waiting for every target to serve")
         self._wait(deadline_s, lambda: self.problems())
         return started
@@ -193,6 +196,17 @@ class LocalCluster:
             if error.code not in _NOT_YET:
                 raise
             return [f"the metaserver does not answer ({error.detail})"]
+
+    def _make_chains(self) -> list[str]:
+        try:
+            with self.administration() as cluster:
+                if not cluster.routing().chains:
+                    cluster.create_chains(self.specification.replicas)
+        except Fs3Error as error:
+            if error.code not in _NOT_YET:
+                raise
+            return [error.detail]
+        return []
 
     def _unregistered(self, status: ClusterStatus) -> list[str]:
         alive = {int(node.info.node) for node in status.nodes if node.info.alive}

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fs3.errors import Code, Fs3Error
 
 from .files import PathArgument, remote_path
 from .location import AddressOption, ClusterIdOption, DirOption, locate
-from .status_view import human_bytes
+from .status_view import human_bytes, new_table
 
 if TYPE_CHECKING:
     from fs3.client.administration import Administration, ChunkState
@@ -44,7 +43,7 @@ def chunks(
     location = locate(directory, address, cluster_id)
     with location.client() as client:
         inode = client.stat(remote_path(path)).st_ino
-    table = Table(title=f"Chunks of {path} (inode {inode})", title_justify="left")
+    table = new_table(f"Chunks of {path} (inode {inode})")
     for name in ("chunk", "chain", "length", "replica: version checksum"):
         table.add_column(name)
     rows: list[tuple[int, str, str, Text]] = []

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -55,12 +56,26 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
 
 def render(status: ClusterStatus) -> RenderableType:
     """Nodes, targets, chains, capacity, verdict."""
-    return Group(_nodes(status), _targets(status), _chains(status), _summary(status))
+    tables = _nodes(status), _targets(status), _chains(status)
+    return Group(*(part for table in tables for part in (table, Text())), _summary(status))
+
+
+def new_table(title: str) -> Table:
+    """Without vertical lines, so that it fits into 80 columns."""
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _nodes(status: ClusterStatus) -> Table:
-    table = Table(title=f"Nodes of cluster {status.cluster_id!r}", title_justify="left")
-    for name in ("node", "host", "data address", "control address", "state", "last heartbeat"):
+    table = new_table(f"Nodes of cluster {status.cluster_id!r}")
+    for name in ("node", "host", "data address", "control address", "state", "heartbeat"):
         table.add_column(name)
     for node in status.nodes:
         info = node.info
@@ -72,11 +87,11 @@ def _nodes(status: ClusterStatus) -> Table:
 
 
 def _targets(status: ClusterStatus) -> Table:
-    table = Table(title="Targets", title_justify="left")
-    for name in ("target", "node", "chain", "public state", "local state"):
-        table.add_column(name)
-    for name in ("used", "capacity", "chunks"):
-        table.add_column(name, justify="right")
+    table = new_table("Targets")
+    for name in ("target", "node", "chain", "in chain", "by itself"):
+        table.add_column(name, no_wrap=True)
+    for name in ("used", "of", "chunks"):
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("remarks")
     for target in status.targets:
         table.add_row(
@@ -107,8 +122,8 @@ def _remarks(target: TargetStatus) -> Text:
 
 
 def _chains(status: ClusterStatus) -> Table:
-    table = Table(title="Chains", title_justify="left")
-    for name in ("chain", "version", "replicas, head first"):
+    table = new_table("Chains")
+    for name in ("chain", "version", "replicas (target@node), head first"):
         table.add_column(name)
     for chain in status.chains:
         table.add_row(str(chain.chain), str(chain.version), _replicas(chain))
@@ -116,10 +131,7 @@ def _chains(status: ClusterStatus) -> Table:
 
 
 def _replicas(chain: Chain) -> Text:
-    parts = [
-        Text(f"{r.target} (node {r.node}) {r.state.name}", _COLOURS[r.state])
-        for r in chain.replicas
-    ]
+    parts = [Text(f"{r.target}@{r.node} {r.state.name}", _COLOURS[r.state]) for r in chain.replicas]
     return Text(" -> ").join(parts)
 
 
@@ -135,7 +147,7 @@ def _summary(status: ClusterStatus) -> Text:
     capacity, used = _capacity(status)
     text = Text(
         f"{human_bytes(used)} used of {human_bytes(capacity)}, replicas counted once;"
-        f" {status.clients} clients; routing version {status.routing_version}\n"
+        f" clients: {status.clients}; routing version {status.routing_version}\n"
     )
     problems = status.problems
     if not problems:

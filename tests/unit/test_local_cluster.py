@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import tomllib
 from pathlib import Path
@@ -178,7 +177,9 @@ def test_configurations_are_toml_with_extra_settings_winning(tmp_path: Path) -> 
     metaserver = tomllib.loads(text)
     assert metaserver["data_dir"] == str(files.metaserver / "data")
     assert (metaserver["workers"], metaserver["manager"]["lease_ms"]) == (2, 900)
-    storage = tomllib.loads(storageserver_config(files, SPECIFICATION, NODE, {"host": "other"}))
+    storage = tomllib.loads(
+        storageserver_config(files, SPECIFICATION, NODE, 1 << 30, {"host": "other"})
+    )
     assert storage["host"] == "other"
     assert [target["id"] for target in storage["targets"]] == [101, 102]
-    assert json.dumps(storage["targets"][0]["path"])
+    assert storage["targets"][1]["capacity_bytes"] == 1 << 30
