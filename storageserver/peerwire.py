@@ -3,9 +3,10 @@
 A frame's head is records one after another, each ``RECORD`` and then what its type adds; the body
 is the payload of the Forwards that carry data, in order.
 
-    Forward   RECORD, flags SYNC, TAG          payload: ``length`` bytes (WRITE and REPLACE)
+    Forward   RECORD, flags SYNC, TAG          payload: ``length`` bytes (WRITE and REPLACE);
+                                               how far ``settled`` is behind ``number`` in code
     Ack       RECORD, then the detail: u16 length, UTF-8
-    Query, Answer, SyncDone                    RECORD
+    Query, Answer, SyncDone, Join, Welcome     RECORD
     SyncRequest   RECORD                       round in ``version``, limit, done and total
     SyncPage      RECORD, then PAGE_ROW*       flag LAST
     SyncChannels  RECORD, then CHANNEL_ROW*
@@ -23,6 +24,7 @@ from fs3.core.messages import (
     Ack,
     Answer,
     Forward,
+    Join,
     Message,
     Query,
     Route,
@@ -30,6 +32,7 @@ from fs3.core.messages import (
     SyncDone,
     SyncPage,
     SyncRequest,
+    Welcome,
 )
 from fs3.core.types import ChainId, ChainVersion, ChunkId, ChunkVersion, TargetId
 from fs3.errors import Fs3Error
@@ -41,7 +44,7 @@ _PAGE_ROW = struct.Struct("<24sQIIIQIIB")
 _CHANNEL_ROW = struct.Struct("<QIQ24sQII")
 _COUNT = struct.Struct("<H")
 
-_FORWARD, _ACK, _QUERY, _ANSWER, _REQUEST, _PAGE, _CHANNELS, _DONE = range(1, 9)
+_FORWARD, _ACK, _QUERY, _ANSWER, _REQUEST, _PAGE, _CHANNELS, _DONE, _JOIN, _WELCOME = range(1, 11)
 _SYNC, _TAG, _LAST = 1, 2, 4
 _NO_CHUNK = bytes(24)
 _WITH_PAYLOAD = (UpdateKind.WRITE, UpdateKind.REPLACE)
@@ -56,6 +59,7 @@ def encode(message: Message) -> bytes:
             record = _pack(
                 _ACK,
                 message.route,
+                number=message.link_sequence,
                 chunk=message.chunk,
                 version=message.version,
                 length=message.length,
@@ -91,6 +95,10 @@ def encode(message: Message) -> bytes:
             return _encode_channels(message)
         case SyncDone():
             return _pack(_DONE, message.route)
+        case Join():
+            return _pack(_JOIN, message.route)
+        case Welcome():
+            return _pack(_WELCOME, message.route)
 
 
 def _pack(
@@ -139,6 +147,7 @@ def _encode_forward(message: Forward) -> bytes:
         chunk=message.chunk,
         version=message.version,
         number=message.link_sequence,
+        code=message.link_sequence - message.settled,
         offset=message.offset,
         length=message.length,
         checksum=message.checksum,
@@ -208,12 +217,13 @@ def _decode_one(fields: Sequence[Any], head: memoryview, at: int) -> tuple[Messa
         tag = Tag(client, channel, sequence) if flags & _TAG else None
         what = UpdateKind(update)
         sync = bool(flags & _SYNC)
-        forward = Forward(route, number, name, what, ver, offset, length, checksum, tag, sync, None)
-        return forward, at
+        return Forward(
+            route, number, number - code, name, what, ver, offset, length, checksum, tag, sync, None
+        ), at
     if kind == _ACK:
         (size,) = _COUNT.unpack_from(head, at)
         detail = bytes(head[at + 2 : at + 2 + size]).decode(errors="replace")
-        return Ack(route, name, ver, code_of(code), length, checksum, detail), at + 2 + size
+        return Ack(route, number, name, ver, code_of(code), length, checksum, detail), at + 2 + size
     if kind == _QUERY:
         return Query(route, name, number), at
     if kind == _ANSWER:
@@ -232,6 +242,10 @@ def _decode_one(fields: Sequence[Any], head: memoryview, at: int) -> tuple[Messa
         return SyncChannels(route, (client, channel), channels), at
     if kind == _DONE:
         return SyncDone(route), at
+    if kind == _JOIN:
+        return Join(route), at
+    if kind == _WELCOME:
+        return Welcome(route), at
     raise ValueError(f"type {kind} is unknown")
 
 

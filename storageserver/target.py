@@ -107,7 +107,7 @@ class Target:
         self._queue: deque[m.Event] = deque()
         self._stepping = False
         self._syncs = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{target}")
-        self._to_sync: list[tuple[Replica, m.Staged]] = []
+        self._to_sync: list[tuple[Replica, m.Staged | m.Flushed]] = []
         self._syncing = False
 
     # --- membership ------------------------------------------------------------------------------
@@ -324,10 +324,8 @@ class Target:
                 self._serve(effect)
             case m.Send():
                 self._send(effect.message)
-            case m.Drop():
-                self.store.drop([effect.chunk])
-            case m.PutChannels():
-                self.store.put_channels([Channel(*row) for row in effect.channels])
+            case m.Drop() | m.PutChannels() | m.Flush():
+                self._store_one(effect)
             case m.StateChanged():
                 self._around.state_changed()
             case m.RefreshRouting():
@@ -342,6 +340,17 @@ class Target:
                 raise AssertionError(f"an effect that nobody performs: {effect}")
 
     # --- store -----------------------------------------------------------------------------------
+
+    def _store_one(self, effect: m.Drop | m.PutChannels | m.Flush) -> None:
+        match effect:
+            case m.Drop():
+                self.store.drop([effect.chunk])
+            case m.PutChannels():
+                self.store.put_channels([Channel(*row) for row in effect.channels])
+            case m.Flush():
+                if self.core is not None:
+                    self._to_sync.append((self.core, m.Flushed(effect.number)))
+                    self._start_sync()
 
     def _stage(self, effects: Sequence[m.Stage]) -> None:
         requests = [
@@ -386,7 +395,7 @@ class Target:
         group, self._to_sync = self._to_sync, []
         self._syncs.submit(self._sync, group)
 
-    def _sync(self, group: list[tuple[Replica, m.Staged]]) -> None:
+    def _sync(self, group: list[tuple[Replica, m.Staged | m.Flushed]]) -> None:
         """On the sync thread."""
         failure = None
         try:
@@ -395,7 +404,9 @@ class Target:
             failure = error
         self._reactor.call_soon(self._synced, group, failure)
 
-    def _synced(self, group: list[tuple[Replica, m.Staged]], failure: Fs3Error | None) -> None:
+    def _synced(
+        self, group: list[tuple[Replica, m.Staged | m.Flushed]], failure: Fs3Error | None
+    ) -> None:
         self._syncing = False
         if failure is not None:
             self.fail(failure.detail)

@@ -1,9 +1,10 @@
 """What goes in and out of a replica core: events, messages between replicas, effects. Data only.
 
-``data`` is opaque to the core: bytes-like in the simulator, a pooled buffer in the daemon. An
-effect that carries data passes on what an event brought; the shell keeps the buffer until the
-effect is performed. Order matters: effects are performed in the order given, and the stores of one
-chunk land in the order asked.
+``data`` is opaque to the core: bytes-like in the simulator, a pooled buffer in the daemon. The
+core passes on what an event brought, in one Stage and at most one Forward, and keeps no reference
+after that: what must be sent again comes from the store. Order matters: effects are performed in
+the order given, a ServeRead before any effect behind it, and the stores of one chunk land in the
+order asked.
 """
 
 from __future__ import annotations
@@ -27,10 +28,15 @@ class Route(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """An update on its way down. ``data`` None with REPLACE: the shell fills in the content."""
+    """An update on its way down. ``data`` None with REPLACE: the shell fills in the content.
+
+    Version and checksum stay as they are given: if the store has another content by now, the
+    update is settled, and the receiver knows it.
+    """
 
     route: Route
-    link_sequence: int  # numbers the forwards of one predecessor in one chain version
+    link_sequence: int  # numbers the forwards of one predecessor in one chain version, from 1
+    settled: int  # the answers to all up to this number have come: the receiver may forget them
     chunk: ChunkId
     kind: UpdateKind
     version: ChunkVersion
@@ -46,6 +52,7 @@ class Ack(NamedTuple):
     """An update's way back. ``code`` OK: committed by everybody downstream; else by nobody."""
 
     route: Route
+    link_sequence: int  # of the Forward that it answers: chunk and version may come again
     chunk: ChunkId
     version: ChunkVersion
     code: Code
@@ -112,8 +119,29 @@ class SyncDone(NamedTuple):
     route: Route
 
 
+class Join(NamedTuple):
+    """A replica that has just become serving asks: does its predecessor know?"""
+
+    route: Route
+
+
+class Welcome(NamedTuple):
+    """... it does, and so answers no more for the chain as it was."""
+
+    route: Route
+
+
 Message: TypeAlias = (
-    Forward | Ack | Query | Answer | SyncRequest | SyncPage | SyncChannels | SyncDone
+    Forward
+    | Ack
+    | Query
+    | Answer
+    | SyncRequest
+    | SyncPage
+    | SyncChannels
+    | SyncDone
+    | Join
+    | Welcome
 )
 
 
@@ -162,6 +190,12 @@ class Committed(NamedTuple):
     code: Code
 
 
+class Flushed(NamedTuple):
+    """A Flush effect is done."""
+
+    number: int
+
+
 class ChainChanged(NamedTuple):
     """The manager's new view of this replica's chain."""
 
@@ -186,7 +220,16 @@ class Tick(NamedTuple):
 
 
 Event: TypeAlias = (
-    Write | Read | Staged | Committed | ChainChanged | LeaseRenewed | PeerUp | Tick | Message
+    Write
+    | Read
+    | Staged
+    | Committed
+    | Flushed
+    | ChainChanged
+    | LeaseRenewed
+    | PeerUp
+    | Tick
+    | Message
 )
 
 
@@ -226,6 +269,12 @@ class PutChannels(NamedTuple):
     """Store a predecessor's exactly-once records."""
 
     channels: tuple[tuple[int, int, ChannelRecord], ...]
+
+
+class Flush(NamedTuple):
+    """Bring every effect before this one to stable storage; answer with Flushed."""
+
+    number: int
 
 
 class Send(NamedTuple):
@@ -290,6 +339,7 @@ Effect: TypeAlias = (
     | Commit
     | Drop
     | PutChannels
+    | Flush
     | Send
     | Reply
     | ServeRead

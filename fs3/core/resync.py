@@ -2,10 +2,11 @@
 
 The source (the last serving replica) asks for the syncing replica's records in pages, in chunk
 order, compares each page with its own, and brings what differs under the chunk's lock. Writes go on
-meanwhile and reach the syncing replica as full replaces. When a round is through and something
-differed, another round follows; a round without a difference ends with the exactly-once records and
-SyncDone. So the end is verified, and a resync that breaks off starts over cheaply: what is there
-already is equal.
+meanwhile and reach the syncing replica as full replaces, so a chunk that one of them reached since
+its page was asked for is equal, whatever the page says: without that rule a busy chain would find
+differences for ever. When a round is through and something differed, another round follows; a round
+without a difference ends with the exactly-once records and SyncDone. So the end is verified, and a
+resync that breaks off starts over cheaply: what is there already is equal.
 
 A chunk is different when version, length or checksum are (a version alone can lie: after a power
 cut two replicas may have given one number to different data), or when the syncing one has a version
@@ -15,7 +16,7 @@ pending.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from fs3.core.chunks import ChunkMeta, ChunkTable
@@ -69,6 +70,7 @@ class Resync:
         self._dirty = False
         self._todo: deque[ChunkId] = deque()
         self._under_way: set[ChunkId] = set()
+        self._reached: set[ChunkId] = set()  # acknowledged there since the last page was compared
         self._channels_after: tuple[int, int] = (-1, -1)
         self._channels_end = False
         self._allowance_bytes = 0.0
@@ -121,8 +123,13 @@ class Resync:
         else:
             self._stage = _Stage.CHANNELS
 
-    def on_page(self, page: SyncPage, table: ChunkTable) -> None:
-        """Compare one page of the syncing replica's records with the source's own."""
+    def on_page(
+        self, page: SyncPage, table: ChunkTable, on_its_way: Callable[[ChunkId], bool]
+    ) -> None:
+        """Compare one page of the syncing replica's records with the source's own.
+
+        ``on_its_way``: an update of the chunk is being forwarded, and will make it equal.
+        """
         expected = (self._round, self._after)
         if self._stage is not _Stage.COMPARE or (page.round, page.after) != expected:
             return
@@ -141,7 +148,12 @@ class Resync:
         if end is not None:
             mine = [row for row in mine if row[0] <= end]
             theirs = [row for row in theirs if row[0] <= end]
-        self._todo.extend(differing(mine, theirs))
+        self._todo.extend(
+            chunk
+            for chunk in differing(mine, theirs)
+            if chunk not in self._reached and not on_its_way(chunk)
+        )
+        self._reached.clear()
         self._dirty = self._dirty or bool(self._todo)
         self._compared += len(mine)
         self._asked_at_ms = None
@@ -176,6 +188,11 @@ class Resync:
     def charge(self, length_bytes: int) -> None:
         """A chunk of this length is being brought."""
         self._allowance_bytes -= length_bytes
+
+    def reached(self, chunk: ChunkId) -> None:
+        """The syncing replica has acknowledged the chunk as it is here."""
+        if self._stage is _Stage.COMPARE:
+            self._reached.add(chunk)
 
     def finished(self, chunk: ChunkId) -> None:
         """It is there, or its own update brings it."""

@@ -1,0 +1,77 @@
+"""The source's side of a resync: what the last serving replica does for its syncing successor.
+
+:class:`Resync` decides what is lacking; here the chunks' lanes come in. A chunk is copied under its
+lock: the lane holds an operation that changes nothing here and is forwarded like any update. A
+chunk whose own update is under way needs no copy: that update is forwarded as a full replace.
+"""
+
+from __future__ import annotations
+
+from fs3.core.chunks import ChunkMeta, ChunkTable, UpdateKind
+from fs3.core.lane import Lane, Operation, Phase
+from fs3.core.limits import Limits
+from fs3.core.messages import Message, SyncChannels, SyncPage
+from fs3.core.place import Place
+from fs3.core.resync import Resync
+from fs3.core.types import ChunkId, ChunkVersion
+
+_NONE = ChunkMeta()
+
+
+class Feeder:
+    """One resync of one successor, in one chain version."""
+
+    def __init__(
+        self, place: Place, table: ChunkTable, lanes: dict[ChunkId, Lane], limits: Limits
+    ) -> None:
+        assert place.successor is not None
+        self.resync = Resync(limits.resync_page, limits.resync_window)
+        self._successor = place.successor.target
+        self._route = place.route(place.successor.target)
+        self._table = table
+        self._lanes = lanes
+        self._limits = limits
+
+    def heard(self, message: SyncPage | SyncChannels) -> None:
+        """An answer of the syncing successor."""
+        if message.route.source != self._successor:
+            return
+        if isinstance(message, SyncPage):
+            self.resync.on_page(message, self._table, self._on_its_way)
+        else:
+            self.resync.on_channels(message)
+
+    def pump(self, now_ms: int) -> tuple[list[Message], list[Operation]]:
+        """What to ask now, and the copies to forward now; their lanes are taken."""
+        messages = self.resync.messages(self._route, self._table, now_ms)
+        copies: list[Operation] = []
+        rate = self._limits.resync_bytes_per_s
+        while (chunk := self.resync.next_chunk(now_ms, rate)) is not None:
+            lane = self._lanes.setdefault(chunk, Lane())
+            if lane.operation is not None:
+                self.resync.finished(chunk)
+            else:
+                lane.operation = self._copy(chunk)
+                self.resync.charge(lane.operation.staged_length)
+                copies.append(lane.operation)
+        return messages, copies
+
+    def _copy(self, chunk: ChunkId) -> Operation:
+        meta = self._table.meta(chunk) or _NONE
+        return Operation(
+            chunk=chunk,
+            kind=UpdateKind.REPLACE if meta.version else UpdateKind.REMOVE,
+            version=ChunkVersion(max(meta.version, 1)),
+            staged_length=meta.length,
+            staged_checksum=meta.checksum,
+            phase=Phase.FORWARDED,
+            resync=True,
+            resend_after_ms=self._limits.resend_ms,
+        )
+
+    def _on_its_way(self, chunk: ChunkId) -> bool:
+        """Only what is being forwarded is sure to arrive: a staging update may still fail, one that
+        commits may have passed before this successor was there."""
+        lane = self._lanes.get(chunk)
+        operation = lane.operation if lane is not None else None
+        return operation is not None and operation.phase is Phase.FORWARDED
