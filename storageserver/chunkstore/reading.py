@@ -73,6 +73,7 @@ class Reader:
     ) -> list[ReadResult]:
         """Pieces of committed versions; one within one checksum block, the common case, inline."""
         index, crcs, fds, preadv = self._index, self._data.crcs, self._data.fds, self._data.preadv
+        unpack, row_bytes, ok, crc_of = VERSION.unpack_from, ROW.size, Code.OK, crc32c
         scratch = memoryview(bytearray(_BLOCK))
         results: list[ReadResult] = []
         for (chunk, offset, length), buffer in zip(pieces, buffers, strict=True):
@@ -80,25 +81,27 @@ class Reader:
             if row is None:
                 results.append(_NO_CHUNK)
                 continue
-            version = VERSION.unpack_from(index.view, row * ROW.size)
+            version = unpack(index.view, row * row_bytes)
             number, _, _, block, size, _, _, tail, size_class = version
             begin = offset & _MASK
             start = offset - begin
-            covered = min(size - start, _BLOCK)
+            covered = size - start
+            if covered >= _BLOCK:
+                covered, part = _BLOCK, scratch
+            else:
+                part = scratch[: max(0, covered)]
             if offset >= 0 and 0 < length <= covered - begin:
-                part = scratch[:covered]
                 try:
                     preadv(fds[size_class], (part,), (block << CLASS_SHIFT + size_class) + start)
                 except OSError as error:
                     results.append(self._failure(error))
                     continue
-                whole = covered == _BLOCK
-                if crc32c(part) == (
-                    crcs[size_class].item(block, start >> _SHIFT) if whole else tail
-                ):
+                if covered == _BLOCK:
+                    tail = crcs[size_class].item(block, start >> _SHIFT)
+                if crc_of(part) == tail:
                     part = part[begin : begin + length]
                     buffer[:length] = part
-                    results.append(ReadResult(Code.OK, length, number, crc32c(part)))
+                    results.append(ReadResult(ok, length, number, crc_of(part)))
                     continue
             results.append(self._any(Version._make(version), offset, length, buffer, verify))
         return results
