@@ -202,7 +202,10 @@ class FileSystem(Protocol):
     # -- life ------------------------------------------------------------------------------------
 
     def attach(self, notifier: Notifier) -> None:
-        """The mount is about to serve; called once, first."""
+        """The mount is about to serve; called once, first. It must not use the mount itself.
+
+        If it raises, the mount is undone.
+        """
 
     def detach(self) -> None:
         """The mount is gone and no call is running; called once, last. Handles may be left open."""

@@ -23,6 +23,7 @@ from types import TracebackType
 
 from fs3.client.filesystem_interface import Buffer, FileSystem
 from fs3.core.types import InodeId
+from fs3.errors import Fs3Error
 
 from . import kernel as codec
 from . import kernel_structs as k
@@ -66,7 +67,13 @@ class Front:
                 self._mountpoint, read_only=options.read_only, allow_other=options.allow_other
             )
             self._fd = self._mount.fd
-            self._filesystem.attach(self)
+            try:
+                self._filesystem.attach(self)
+            except BaseException:  # a mount that nobody serves would hang whoever looks at it
+                self._mount.abort()
+                os.close(self._fd)
+                self._fd = -1
+                raise
             for number in range(options.workers):
                 thread = threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True)
                 self._threads.append(thread)
@@ -145,7 +152,11 @@ class Front:
                     log.exception("fuse_read_failed mountpoint=%s", self._mountpoint)
                 return
             request = view[:length]
-            header = codec.decode_header(request)
+            try:
+                header = codec.decode_header(request)
+            except Fs3Error:  # nobody to answer: it does not even say who asked
+                log.exception("fuse_request_unreadable mountpoint=%s", self._mountpoint)
+                continue
             reply = answer(header, request)
             if reply is not None:
                 send(header[2], reply)

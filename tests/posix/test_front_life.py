@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import shutil
 import subprocess
 import threading
@@ -16,6 +17,7 @@ from memory_mount import identical, memory_mount, run, why_no_mount
 from fs3.client.fuse.front import Front
 from fs3.client.fuse.negotiation import FrontOptions
 from fs3.core.types import InodeId
+from fs3.errors import Code, Fs3Error
 from fs3.types import ROOT_INODE, Credentials, SetAttributes
 
 pytestmark = [
@@ -75,6 +77,30 @@ def test_contents_survive_under_other_caching_options(tmp_path, option):
             first.flush()
             second.write(b"two")
         assert (mountpoint / "log").read_bytes() == b"onetwo"
+
+
+@pytest.mark.parametrize("option", ["--workers=2", "--direct-io", "--writeback-cache"])
+def test_random_changes_to_a_file_match_a_model(tmp_path, option):
+    """Writes, appends, truncations and reads at random places, against plain bytes."""
+    rng = random.Random(option)
+    with memory_mount(tmp_path / "mount", option) as mountpoint:
+        with open(mountpoint / "file", "w+b", buffering=0) as file:
+            descriptor, model = file.fileno(), bytearray()
+            for _ in range(400):
+                offset, length = rng.randrange(300_000), rng.randrange(1, 100_000)
+                what = rng.choice(["write", "write", "read", "read", "truncate"])
+                if what == "write":
+                    data = rng.randbytes(length)
+                    assert os.pwrite(descriptor, data, offset) == length
+                    model.extend(bytes(max(offset + length - len(model), 0)))
+                    model[offset : offset + length] = data
+                elif what == "truncate":
+                    os.ftruncate(descriptor, offset)
+                    model = model[:offset] + bytes(max(offset - len(model), 0))
+                else:
+                    assert os.pread(descriptor, length, offset) == model[offset : offset + length]
+                assert os.fstat(descriptor).st_size == len(model)
+        assert (mountpoint / "file").read_bytes() == model
 
 
 def test_stop_ends_a_mount_that_is_in_use(tmp_path):
@@ -212,3 +238,15 @@ def test_mount_points_with_spaces_are_found_and_unmounted(tmp_path):
     with Front(MemoryFileSystem(), path):
         assert os.path.ismount(path)
     assert not os.path.ismount(path)
+
+
+class Refusing(MemoryFileSystem):
+    def attach(self, notifier):
+        raise Fs3Error(Code.UNREACHABLE, "no cluster")
+
+
+def test_file_system_that_cannot_start_leaves_no_mount(mountpoint):
+    with pytest.raises(Fs3Error, match="no cluster"):
+        Front(Refusing(), mountpoint).start()
+    assert not os.path.ismount(mountpoint)
+    os.rmdir(mountpoint)
