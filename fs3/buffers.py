@@ -116,7 +116,14 @@ class BufferPool:
                     f" {self.bytes_max} bytes are in use",
                 )
             self._mapped_bytes += size
-        mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        try:
+            mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            with self.lock:
+                self._mapped_bytes -= size
+            raise Fs3Error(
+                Code.BUSY, f"no buffer of {length_bytes} bytes: {error.strerror}"
+            ) from error
         return PooledBuffer(self, _Memory(mapping, memoryview(mapping)), length_bytes)
 
     def give_back(self, memory: _Memory) -> None:

@@ -327,7 +327,7 @@ def _scalar(hint: Any, value: Any, text: bool, is_size: bool) -> Any:  # noqa: A
         return parse_size(value)
     if hint in (int, float) and (text or isinstance(value, int | hint)):
         return hint(value)
-    if isinstance(value, str):
+    if isinstance(value, str) and hint not in (int, float):
         return hint(value)  # str, Path, Enum
     raise ValueError("of another type")
 

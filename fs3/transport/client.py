@@ -158,10 +158,10 @@ class DataConnection:
                 self._handle()
                 if self.dead or not more:
                     return
+        except Fs3Error as error:  # first: it is an OSError too, and may be a BlockingIOError
+            self._die(error)
         except BlockingIOError:
             return
-        except Fs3Error as error:
-            self._die(error)
         except OSError as error:
             self._break(str(error))
 

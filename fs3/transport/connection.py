@@ -49,7 +49,7 @@ class Limits:
 
 
 class Request(NamedTuple):
-    """A frame that came in. Whoever gets it releases ``body``."""
+    """A frame that came in. Whoever gets it releases ``body``, also when refusing by Fs3Error."""
 
     method: int
     request_id: int
@@ -309,7 +309,10 @@ class Connection:
                 break
             self._waiting = None
             budget -= 1
-            self._on_frame(self, request)
+            try:
+                self._on_frame(self, request)
+            except Fs3Error as error:
+                self.fail(request, error)
         return budget
 
     def _begin_frame(self) -> bool:

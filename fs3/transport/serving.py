@@ -65,7 +65,7 @@ class HandlerThreads:
             self._queue.put((connection, request))
 
     def close(self) -> None:
-        """Wait for the handlers that run; what they answer is dropped with the connections."""
+        """Wait for the handlers that run. Before the reactor is closed: they report to it."""
         for _ in self._threads:
             self._queue.put(None)
         for thread in self._threads:

@@ -293,6 +293,21 @@ def test_one_connection_too_many_is_told_so():
         second.connection.close()
 
 
+def test_a_refusal_raised_by_a_frame_handler_is_answered_and_the_connection_lives(server):
+    def refuse(_connection, request):
+        raise Fs3Error(Code.NO_SPACE, f"no room for {request.head!r}")
+
+    server.on_loop(lambda: server.frames.take([0x7BBB], refuse))
+    client = Client(server)
+    refused, served = client.send(0x7BBB, b"this"), client.send(NO_BODY)
+    done = client.finish()
+    error = done[refused].error
+    assert error is not None
+    assert (error.code, error.detail) == (Code.NO_SPACE, "no room for b'this'")
+    assert done[served].error is None
+    client.connection.close()
+
+
 def test_a_bug_in_a_frame_handler_closes_only_that_connection(server):
     def broken(_connection, _request):
         raise ZeroDivisionError
