@@ -21,7 +21,7 @@ has surely run out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -39,11 +39,12 @@ from fs3.core.types import (
 )
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
-from fs3.routing import ChainTable, NodeInfo, Routing, RoutingDelta, TargetInfo
+from fs3.routing import ChainTable, NodeInfo, Routing, TargetInfo
 
+from .manager_draft import describe, put, targets_of
 from .manager_feed import RoutingFeed
 from .manager_members import Members, Report, check_reports
-from .manager_placement import REPLICAS_MAX, FreeTarget, place
+from .manager_placement import REPLICAS_MAX, FreeTarget, place, what_is_missing
 from .manager_store import ClusterState, ClusterStore
 from .settings import ManagerSettings
 
@@ -97,12 +98,12 @@ class Manager:
             old = routing.nodes.get(node.node)
             targets = [TargetInfo(target=t, node=node.node) for t in by_target]
             targets = [t for t in targets if self._is_new(t)]
-            draft = _put(routing, nodes=[replace(node, alive=True)], targets=targets)
+            draft = put(routing, nodes=[replace(node, alive=True)], targets=targets)
             held = self._state.held
             if old is not None and old.incarnation != node.incarnation:
                 self._members.retire(node.node, old.incarnation)
                 reason = f"node {node.node} started anew"
-                mine = _targets_of(draft, node.node)
+                mine = targets_of(draft, node.node)
                 for target in mine:
                     # Whatever it claims: a process that just started has missed what it has missed.
                     self._set_local(draft, target, LocalState.OFFLINE, reason)
@@ -138,7 +139,7 @@ class Manager:
             self._members.hear(node, sequence, tuple(reports), now_ms)
             draft = routing
             if not known.alive:
-                draft = _put(routing, nodes=[replace(known, alive=True)])
+                draft = put(routing, nodes=[replace(known, alive=True)])
                 _log.info("node_returned", node=node)
             self._accept(draft, node, by_target)
             self._settle(draft, self._state.held, now_ms)
@@ -165,11 +166,11 @@ class Manager:
             made = place(free, replicas, hosts, first, list(routing.chains.values()))
             if not made:
                 if table not in routing.tables:
-                    raise Fs3Error(Code.NOT_READY, _what_is_missing(free, replicas, hosts))
+                    raise Fs3Error(Code.NOT_READY, what_is_missing(free, replicas, hosts))
                 return
             old = routing.tables.get(table, ChainTable(table=table, version=0, chains=()))
             chains = (*old.chains, *(chain.chain for chain in made))
-            draft = _put(
+            draft = put(
                 routing,
                 chains=made,
                 targets=[
@@ -181,7 +182,7 @@ class Manager:
             )
             self._commit(draft, self._state.held)
         for chain in made:
-            _log.info("chain_created", table=table, **_describe(chain))
+            _log.info("chain_created", table=table, **describe(chain))
 
     def offline_targets(self, targets: Sequence[TargetId], reason: str, force: bool) -> None:
         """Take ``targets`` out until their nodes start anew: no lease from now on.
@@ -242,7 +243,7 @@ class Manager:
 
     def _accept(self, routing: Routing, node: NodeId, said: Mapping[TargetId, Report]) -> None:
         """Take over what ``node`` says of its targets; of one it does not mention: OFFLINE."""
-        for target in _targets_of(routing, node):
+        for target in targets_of(routing, node):
             report = said.get(target)
             chain = routing.chains.get(routing.targets[target].chain)
             if report is None or report.local_state is LocalState.OFFLINE:
@@ -275,13 +276,13 @@ class Manager:
                 reason = f"target {target} was ordered offline: {why}"
                 self._set_local(draft, target, LocalState.OFFLINE, reason)
         changed = self._next_chains(draft)
-        draft = _put(draft, chains=changed) if changed else draft
+        draft = put(draft, chains=changed) if changed else draft
         if draft is not self._state.routing or held != self._state.held:
             self._commit(draft, held)
         self._held_until_ms = {t: ms for t, ms in self._held_until_ms.items() if t in held}
         # A chain that moved may move again: it is looked at once more, at the next tick.
         for chain in changed:
-            _log.info("chain_changed", reason=self._touched[chain.chain], **_describe(chain))
+            _log.info("chain_changed", reason=self._touched[chain.chain], **describe(chain))
         self._touched = {chain.chain: self._touched[chain.chain] for chain in changed}
 
     def _expire(self, draft: Routing, now_ms: int) -> Routing:
@@ -294,9 +295,9 @@ class Manager:
             silent_ms = now_ms - self._members.leases.heard_ms(info.node)
             reason = f"node {info.node} was not heard for {silent_ms} ms"
             _log.warning("node_lost", node=info.node, host=info.host, silent_ms=silent_ms)
-            for target in _targets_of(draft, info.node):
+            for target in targets_of(draft, info.node):
                 self._set_local(draft, target, LocalState.OFFLINE, reason)
-        return _put(draft, nodes=[replace(info, alive=False) for info in dead]) if dead else draft
+        return put(draft, nodes=[replace(info, alive=False) for info in dead]) if dead else draft
 
     def _next_chains(self, routing: Routing) -> list[Chain]:
         changed = []
@@ -326,7 +327,7 @@ class Manager:
     def _leases(self, node: NodeId) -> tuple[tuple[TargetId, ChainVersion], ...]:
         routing = self._state.routing
         leases = []
-        for target in _targets_of(routing, node):
+        for target in targets_of(routing, node):
             chain = routing.chains.get(routing.targets[target].chain)
             replica = chain.replica(target) if chain is not None else None
             if chain is None or replica is None or target in self._state.held:
@@ -388,44 +389,3 @@ class Manager:
                 continue
             free.append(FreeTarget(info.target, info.node, node.host))
         return free
-
-
-def _put(
-    routing: Routing,
-    nodes: Iterable[NodeInfo] = (),
-    targets: Iterable[TargetInfo] = (),
-    chains: Iterable[Chain] = (),
-    tables: Iterable[ChainTable] = (),
-) -> Routing:
-    """``routing`` with these records; ``routing`` itself if that changes nothing."""
-    delta = RoutingDelta(
-        from_version=routing.version,
-        version=routing.version + 1,
-        nodes=tuple(n for n in nodes if routing.nodes.get(n.node) != n),
-        targets=tuple(t for t in targets if routing.targets.get(t.target) != t),
-        chains=tuple(chains),
-        tables=tuple(tables),
-    )
-    if not (delta.nodes or delta.targets or delta.chains or delta.tables):
-        return routing
-    return routing.apply(delta)
-
-
-def _targets_of(routing: Routing, node: NodeId) -> list[TargetId]:
-    return [info.target for info in routing.targets.values() if info.node == node]
-
-
-def _what_is_missing(free: Sequence[FreeTarget], replicas: int, hosts: int) -> str:
-    on_hosts = hosts >= replicas
-    where: Callable[[FreeTarget], object] = (lambda f: f.host) if on_hosts else (lambda f: f.node)
-    found = len({where(item) for item in free})
-    return (
-        f"{replicas} replicas need targets on {replicas} different"
-        f" {'hosts' if on_hosts else 'nodes'}; {len(free)} targets that are open, empty and in no"
-        f" chain were found on {found}"
-    )
-
-
-def _describe(chain: Chain) -> dict[str, object]:
-    states = " ".join(f"{r.target}@{r.node}:{r.state.name}" for r in chain.replicas)
-    return {"chain": chain.chain, "version": chain.version, "replicas": states}

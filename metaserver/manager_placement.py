@@ -10,7 +10,7 @@ is the member that is head of the fewest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -106,3 +106,15 @@ def _chain(chain: ChainId, members: Sequence[FreeTarget]) -> Chain:
     replicas = tuple(Replica(m.target, m.node, PublicState.OFFLINE) for m in members)
     preferred = tuple(m.target for m in members)
     return new_chain(Chain(chain, ChainVersion(0), replicas, preferred))
+
+
+def what_is_missing(free: Sequence[FreeTarget], replicas: int, hosts: int) -> str:
+    """Why :func:`place` made nothing, for whoever asked."""
+    on_hosts = hosts >= replicas
+    where: Callable[[FreeTarget], object] = (lambda f: f.host) if on_hosts else (lambda f: f.node)
+    found = len({where(item) for item in free})
+    return (
+        f"{replicas} replicas need targets on {replicas} different"
+        f" {'hosts' if on_hosts else 'nodes'}; {len(free)} targets that are open, empty and in no"
+        f" chain were found on {found}"
+    )
