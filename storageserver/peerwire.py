@@ -41,7 +41,7 @@ from fs3.errors import Fs3Error
 # offset, length, checksum, code, tag: client, channel, sequence
 _RECORD = struct.Struct("<BBBxIIII24sQQIIIIQIQ")
 _PAGE_ROW = struct.Struct("<24sQIIIQIIB")
-_CHANNEL_ROW = struct.Struct("<QIQ24sQII")
+_CHANNEL_ROW = struct.Struct("<QIQ24sQII?")
 _COUNT = struct.Struct("<H")
 
 _FORWARD, _ACK, _QUERY, _ANSWER, _REQUEST, _PAGE, _CHANNELS, _DONE, _JOIN, _WELCOME = range(1, 11)
