@@ -10,9 +10,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, cast
 
 from rocksdict import (
     BlockBasedOptions,
@@ -158,16 +158,25 @@ class RocksRecords:
 
     def get(self, key: bytes) -> bytes | None:
         """The value behind a key."""
-        value: bytes | None = self._rocks.get(key)
+        try:
+            value: bytes | None = self._rocks.get(key)
+        except Exception as error:
+            raise OSError(errno.EIO, f"RocksDB read: {error}") from error
         return value
 
     def items(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys from ``start`` on, ascending."""
-        yield from self._rocks.items(from_key=start)
+        return self._walk(self._rocks.items(from_key=start))
 
     def items_down(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys from ``start`` (or the next below) on, descending."""
-        yield from self._rocks.items(backwards=True, from_key=start)
+        return self._walk(self._rocks.items(backwards=True, from_key=start))
+
+    def _walk(self, items: Iterable[tuple[object, object]]) -> Iterator[tuple[bytes, bytes]]:
+        try:
+            yield from cast("Iterable[tuple[bytes, bytes]]", items)  # as raw mode has it
+        except Exception as error:
+            raise OSError(errno.EIO, f"RocksDB walk: {error}") from error
 
     def sync(self) -> None:
         """Flush and fsync the write-ahead log."""

@@ -1,7 +1,8 @@
 """The chunk store of one target: what it promises. Real: store.py; twin for simulation: memory.py.
 
 An update is staged (it becomes the chunk's pending version) and then committed or dropped. Every
-call is a batch, results are per item; a call raises only for misuse of the interface.
+call is a batch, results are per item. A call without results raises ``Fs3Error(Code.DISK)``; all
+others raise for misuse only.
 
 - Staged is crash safe: what a returned call did survives the death of the process.
 - :meth:`ChunkStore.sync` makes it power safe. A power cut before that leaves, for each chunk, the

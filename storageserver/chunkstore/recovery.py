@@ -50,10 +50,7 @@ def open_records(files: FileLayer, root: Path) -> Records:
     """The records of the store in ``root``, made if nothing is there; Fs3Error if they are lost."""
     files.make_directory(root)
     has_data = any(name.startswith("blocks.") for name in files.listdir(root))
-    try:
-        records = files.open_records(root / _RECORDS, create=not has_data)
-    except OSError as error:
-        raise Fs3Error(Code.DISK, f"the records of chunk store {root}: {error}") from error
+    records = files.open_records(root / _RECORDS, create=not has_data)
     found = records.get(FORMAT_KEY)
     if found is None and not has_data:
         records.write([(FORMAT_KEY, _FORMAT_VALUE)])

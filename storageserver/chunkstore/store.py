@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Lock, RLock
+from threading import RLock
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,8 @@ from .consistency import check_store
 from .datafiles import ChunkStoreSettings, DataFiles
 from .epochs import Epochs
 from .files import FileLayer, Operation
+from .flushing import Flusher
+from .health import Health
 from .index import Index
 from .interface import (
     BlockId,
@@ -48,10 +51,10 @@ from .interface import (
     Usage,
     Verified,
 )
+from .punching import punch_idle
 from .reading import Reader
 from .records import (
     CONTENT_FIELDS,
-    DURABLE_KEY,
     NO_VERSION,
     OPEN_KEY,
     Pending,
@@ -60,7 +63,6 @@ from .records import (
     chunk_key,
     encode_channel,
     encode_chunk,
-    encode_epoch,
 )
 from .recovery import open_records, recover
 from .scanning import channel_record, last_chunk, scan_channels, scan_chunks, verify_chunks
@@ -80,27 +82,33 @@ class DiskChunkStore:
         self._root = root
         self._settings = settings or ChunkStoreSettings()
         self._lock = RLock()
-        self._flush_lock = Lock()  # one sync at a time; taken before _lock
-        self._failed: str | None = None
-        self._changed = False  # since the last sync began
-        self._records = open_records(files, root)
-        self._data = DataFiles(files, root, self._settings)
+        self._health = Health(root)
         self._index = Index()
         self._readers = Readers()
         self._allocator = Allocator(self._readers, self._grow)
-        self._stager = Stager(self._data, self._allocator)
-        self._reader = Reader(self._index, self._data, self._readers, self._try_drain, self._fail)
-        durable = recover(
-            files.boot_id(), self._records, self._data, self._index, self._allocator, self._reader
-        )
+        with ExitStack() as opened, self._health.guard():
+            self._records = open_records(files, root)
+            opened.callback(self._records.close)
+            self._data = DataFiles(files, root, self._settings)
+            opened.callback(self._data.close)
+            self._stager = Stager(self._data, self._allocator)
+            self._reader = Reader(
+                self._index, self._data, self._readers, self._try_drain, self._health.fail
+            )
+            boot_id = files.boot_id()
+            durable = recover(
+                boot_id, self._records, self._data, self._index, self._allocator, self._reader
+            )
+            opened.pop_all()
         self._epochs = Epochs(self._allocator, durable)
+        self._flusher = Flusher(self._lock, self._epochs, self._data, self._records, self._health)
 
     # -- what the core asks ------------------------------------------------------------------------
 
     @property
     def failed(self) -> str | None:
         """Why the store has failed, or None while it works."""
-        return self._failed
+        return self._health.failed
 
     @property
     def columns(self) -> npt.NDArray[np.void]:
@@ -137,12 +145,12 @@ class DiskChunkStore:
                     staged[update.chunk] = pending
                     operations += records
             self._publish_staged(staged, operations)
-            return results if self._failed is None else [self._refusal()] * len(updates)
+            return results if self._health.failed is None else [self._refusal()] * len(updates)
 
     def _stage_one(
         self, update: StageRequest
     ) -> tuple[StageResult, Pending | None, list[Operation]]:
-        if self._failed is not None:
+        if self._health.failed is not None:
             return self._refusal(), None, []
         try:
             version, operations = self._write_data(update)
@@ -151,7 +159,7 @@ class DiskChunkStore:
         except OSError as error:
             if error.errno in _NO_SPACE_ERRNOS:
                 return StageResult(Code.NO_SPACE, detail=str(error)), None, []
-            self._fail(error)
+            self._health.fail(error)
             return self._refusal(), None, []
         version = Version(
             update.version, update.chain_version, self._epochs.current, *version[CONTENT_FIELDS:]
@@ -208,7 +216,7 @@ class DiskChunkStore:
                     known = number <= self._committed(chunk).version
                     codes.append(Code.OK if known else Code.NO_CHUNK)
             self._publish_commits(ready)
-            return codes if self._failed is None else [Code.DISK] * len(commits)
+            return codes if self._health.failed is None else [Code.DISK] * len(commits)
 
     def _publish_commits(self, ready: dict[ChunkId, tuple[Version, Pending]]) -> None:
         operations: list[Operation] = []
@@ -301,8 +309,8 @@ class DiskChunkStore:
         verify: bool = False,
     ) -> list[ReadResult]:
         """Read each piece into its buffer."""
-        if self._failed is not None:
-            return [ReadResult(Code.DISK, detail=self._failed)] * len(pieces)
+        if self._health.failed is not None:
+            return [ReadResult(Code.DISK, detail=self._health.failed)] * len(pieces)
         return self._reader.read(pieces, buffers, pending=pending, verify=verify)
 
     def locate(self, chunk: ChunkId, offset: int, length: int) -> Location | None:
@@ -310,7 +318,7 @@ class DiskChunkStore:
         with self._lock:
             version = self._committed(chunk)
             length = min(length, version.length - offset)
-            if length <= 0 or offset < 0 or self._failed is not None:
+            if length <= 0 or offset < 0 or self._health.failed is not None:
                 return None
             block = BlockId(version.size_class, version.block)
             self._allocator.hold(*block)
@@ -333,28 +341,32 @@ class DiskChunkStore:
         self, after: ChunkId | None, limit: int, *, owner: int | None = None
     ) -> list[tuple[ChunkId, ChunkMeta]]:
         """Up to ``limit`` chunks behind ``after`` in chunk order."""
-        return scan_chunks(self._records, self._index, after, limit, owner)
+        with self._health.guard():
+            return scan_chunks(self._records, self._index, after, limit, owner)
 
     def last_chunk(self, owner: int) -> tuple[ChunkId, ChunkMeta] | None:
         """The owner's committed chunk with the greatest slot."""
-        return last_chunk(self._records, self._index, owner)
+        with self._health.guard():
+            return last_chunk(self._records, self._index, owner)
 
     def scan_channels(self, after: tuple[int, int] | None, limit: int) -> list[Channel]:
         """Up to ``limit`` channels behind ``after``."""
-        return scan_channels(self._records, after, limit)
+        with self._health.guard():
+            return scan_channels(self._records, after, limit)
 
     def verify(self, after: ChunkId | None, limit: int) -> Verified:
         """Read and check up to ``limit`` committed chunks behind ``after``."""
         token = self._readers.enter()
         try:
-            return verify_chunks(self._records, self._index, self._reader, after, limit)
+            with self._health.guard():
+                return verify_chunks(self._records, self._index, self._reader, after, limit)
         finally:
             if self._readers.leave(token):
                 self._try_drain()
 
     def check(self) -> list[str]:
         """Every inconsistency of the whole store."""
-        with self._lock:
+        with self._lock, self._health.guard():
             return check_store(
                 self._records,
                 self._data,
@@ -368,54 +380,16 @@ class DiskChunkStore:
 
     def sync(self) -> None:
         """Return when everything so far is on stable storage."""
-        wanted = self._epochs.current
-        with self._flush_lock:
-            if self._epochs.durable < wanted:  # else a flush that began after our call did it
-                self._flush()
-
-    def _flush(self) -> None:
-        with self._lock:
-            if self._failed is not None:
-                raise Fs3Error(Code.DISK, self._failed)
-            if not self._changed:
-                return
-            ended = self._epochs.end()
-            dirty = self._data.take_dirty()
-            self._changed = False
-        try:
-            self._data.sync(dirty)
-            self._records.write([(DURABLE_KEY, encode_epoch(ended))])
-            self._records.sync()
-        except OSError as error:
-            # The kernel reports a lost write once: a second fdatasync would lie. So never again.
-            self._fail(error)
-            raise Fs3Error(Code.DISK, str(error)) from error
-        with self._lock:
-            self._epochs.made_durable(ended)
+        self._flusher.sync()
 
     def tick(self) -> None:
         """Sync what has changed, and give disk space of idle blocks back."""
-        if self._failed is not None:
+        if self._health.failed is not None:
             return
         self.sync()
         with self._lock:
             self._readers.drain()
-            self._punch()
-
-    def _punch(self) -> None:
-        left = self._settings.punch_bytes
-        for size_class in self._data.all_classes():
-            while left > 0:
-                run = self._allocator.take_run(size_class, self._settings.idle_bytes_max, left)
-                if run is None:
-                    break
-                try:
-                    left -= self._data.punch(size_class, run)
-                except OSError as error:
-                    if error.errno != errno.EOPNOTSUPP:
-                        self._fail(error)
-                    left = 0
-                self._allocator.punched(size_class, run)
+            punch_idle(self._allocator, self._data, self._settings, self._health)
 
     def usage(self) -> Usage:
         """Space taken and left."""
@@ -430,10 +404,11 @@ class DiskChunkStore:
     def close(self) -> None:
         """Sync, and close cleanly; a failed store is just closed."""
         try:
-            if self._failed is None:
+            if self._health.failed is None:
                 self.sync()
-                self._records.write([(OPEN_KEY, b"")])
-                self._records.sync()
+                with self._health.guard():
+                    self._records.write([(OPEN_KEY, b"")])
+                    self._records.sync()
         finally:
             self._data.close()
             self._records.close()
@@ -442,13 +417,13 @@ class DiskChunkStore:
 
     def _write(self, operations: list[Operation]) -> bool:
         """One atomic batch; False if the disk failed, now or before."""
-        if self._failed is None and operations:
-            self._changed = True
+        if self._health.failed is None and operations:
+            self._flusher.changed = True
             try:
                 self._records.write(operations)
             except OSError as error:
-                self._fail(error)
-        return self._failed is None
+                self._health.fail(error)
+        return self._health.failed is None
 
     def _grow(self, size_class: int) -> int:
         capacity, used = self._settings.capacity_bytes, self._allocator.used_bytes
@@ -456,12 +431,8 @@ class DiskChunkStore:
             raise OSError(errno.ENOSPC, f"{used} of {capacity} bytes of capacity are used")
         return self._data.grow(size_class)
 
-    def _fail(self, error: OSError) -> None:
-        if self._failed is None:
-            self._failed = f"{self._root}: {error}"
-
     def _refusal(self) -> StageResult:
-        return StageResult(Code.DISK, detail=self._failed or "")
+        return StageResult(Code.DISK, detail=self._health.failed or "")
 
     def _try_drain(self) -> None:
         """Free what waited for readers, unless the owner is at work: it or a tick will."""
