@@ -111,6 +111,7 @@ class Reactor:
         try:
             while not self._stopping:
                 self._turn()
+            self._run_queued()  # queued before stop, but after the last turn had looked
         finally:
             self._thread = 0
 
@@ -144,9 +145,7 @@ class Reactor:
         for fd in repeats:
             self._call(fd, READABLE)
         self._run_timers()
-        for _ in range(len(self._soon)):
-            function, arguments = self._soon.popleft()
-            function(*arguments)
+        self._run_queued()
 
     def _call(self, fd: int, events: int) -> None:
         watch = self._watches.get(fd)
@@ -166,6 +165,11 @@ class Reactor:
         if not self._timers:
             return -1.0
         return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def _run_queued(self) -> None:
+        for _ in range(len(self._soon)):
+            function, arguments = self._soon.popleft()
+            function(*arguments)
 
     def _run_timers(self) -> None:
         if not self._timers:

@@ -299,7 +299,8 @@ class Stub:
 class FrameChannel:
     """Control calls over blocking TCP sockets: each calling thread has a connection of its own.
 
-    The addresses are equal peers: the one that answered last is tried first. A connection that
+    The addresses are equal peers: the one that answered last is tried first, after one that did not
+    answer the next. A connection that
     the peer closed meanwhile is replaced before anything is sent on it. A forked child starts
     without connections; those of its parent stay the parent's.
     """
@@ -342,14 +343,20 @@ class FrameChannel:
         reasons = []
         for turn in range(len(self._addresses)):
             index = (self._preferred + turn) % len(self._addresses)
+            now_s = time.monotonic()
+            # One that swallows packets must leave time for the others.
+            share_s = (deadline_s - now_s) / (len(self._addresses) - turn)
             try:
-                connection = self._connection(index, deadline_s)
+                connection = self._connection(index, now_s + share_s)
                 reply = connection.round_trip(
                     number, self._cluster_id, next(self._call_ids), head, deadline_s
                 )
             except NotSent as reason:
                 reasons.append(str(reason))
                 continue
+            except Fs3Error as error:
+                self._preferred = index + (error.code is Code.MAYBE_APPLIED)  # it may be stuck
+                raise
             self._preferred = index
             return reply
         raise Fs3Error(Code.UNREACHABLE, "; ".join(reasons))

@@ -151,7 +151,8 @@ def _abort(context: grpc.ServicerContext, error: Fs3Error) -> NoReturn:
 class GrpcChannel:
     """The same interface as fs3.rpc.FrameChannel, and streams. Any thread may call.
 
-    The addresses are equal peers: the one that answered last is tried first.
+    The addresses are equal peers: the one that answered last is tried first, after one that did not
+    answer the next.
     """
 
     def __init__(
@@ -217,6 +218,7 @@ class GrpcChannel:
             except grpc.RpcError as failure:
                 error = _error_of(failure, address)
                 if error.code is not Code.UNREACHABLE or _has_code(failure):
+                    self._preferred = index + (error.code is Code.MAYBE_APPLIED)  # may be stuck
                     raise error from failure
                 reasons.append(error.detail)
                 self._drop(address, channel)

@@ -70,7 +70,11 @@ class FramePeer:
         ``on_sent`` is called exactly once: when the parts are not needed any more.
         """
         connection = self._connection
-        if connection is None or connection.unsent_bytes > self._unsent_bytes_max:
+        if (
+            connection is None
+            or connection.closed
+            or connection.unsent_bytes > self._unsent_bytes_max
+        ):
             if on_sent is not None:
                 on_sent()
             return False

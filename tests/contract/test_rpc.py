@@ -308,6 +308,19 @@ def test_of_several_addresses_one_that_answers_is_used_and_remembered(world):
         channel.close()
 
 
+def test_after_an_address_that_did_not_answer_the_next_one_is_tried(world):
+    with socket.socket() as stuck:
+        stuck.bind(("127.0.0.1", 0))
+        stuck.listen()  # the kernel accepts, and nobody ever answers
+        address = f"127.0.0.1:{stuck.getsockname()[1]}"
+        channel = world.binding.channel([address, world.server.address], CLUSTER)
+        stub = world.stub_for(channel)
+        error = failure_of(stub.lookup, lookup(), timeout_s=0.2)
+        assert error.code is Code.MAYBE_APPLIED
+        assert stub.lookup(lookup(7)).inode.inode == 7
+        channel.close()
+
+
 def test_calls_from_sixteen_threads_get_their_own_answers(world):
     def ask(base):
         return [

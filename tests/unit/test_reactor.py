@@ -147,6 +147,14 @@ def test_timers_run_in_order_and_cancelled_ones_do_not(reactor):
     assert order == ["early", "late"]
 
 
+def test_what_was_queued_before_stop_is_called_even_if_the_loop_had_not_begun(reactor):
+    called = []
+    reactor.call_soon(called.append, "queued")
+    reactor.stop()
+    reactor.run()
+    assert called == ["queued"]
+
+
 def test_stop_from_another_thread_ends_a_loop_that_waits(reactor):
     thread = threading.Thread(target=reactor.run)
     thread.start()
