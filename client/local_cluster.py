@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fs3.core.types import PublicState
+from fs3.core.types import NodeId, PublicState
 from fs3.errors import Code, Fs3Error
 
 from . import processes, supervisor
@@ -209,9 +209,19 @@ class LocalCluster:
         return []
 
     def _unregistered(self, status: ClusterStatus) -> list[str]:
-        alive = {int(node.info.node) for node in status.nodes if node.info.alive}
-        missing = [node.node for node in self.specification.nodes if node.node not in alive]
-        return [f"node {node} is not registered or not alive" for node in missing]
+        """Nodes that the manager has not heard of, or not since their process was started.
+
+        Without the latter, a node that has just been killed would look alive for a lease's time.
+        """
+        heard = {n.info.node: n.heartbeat_age_ms for n in status.nodes if n.info.alive}
+        missing = []
+        for node in self.specification.nodes:
+            process = processes.living(self.files.node(node.node) / "pid")
+            if process is None:
+                missing.append(f"node {node.node} does not run")
+            elif heard.get(NodeId(node.node), process.age_ms()) >= process.age_ms():
+                missing.append(f"node {node.node} has not registered")
+        return missing
 
     def wait_healthy(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Return when every node is alive and every target serves; Fs3Error NOT_READY if late."""

@@ -76,6 +76,12 @@ class ProcessRecord:
             poller.register(descriptor, select.POLLIN)
             return bool(poller.poll(max(0.0, timeout_s) * 1000))
 
+    def age_ms(self) -> int:
+        """How long ago it started, to the clock tick."""
+        ticks_per_s = os.sysconf("SC_CLK_TCK")
+        now_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        return now_ms - self.start_ticks * 1000 // ticks_per_s
+
     def command_line(self) -> str:
         """What it was started as, for messages; empty if it is gone."""
         try:
