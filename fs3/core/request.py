@@ -131,11 +131,11 @@ class Batch:
         self, chains: Mapping[ChainId, Chain], load: Mapping[NodeId, int], now_ms: int
     ) -> list[Send]:
         """The requests to send now. ``load``: bytes outstanding per node, of all batches."""
+        if now_ms >= self._deadline_ms:
+            self._give_up()
+            return []
         due: Indices = np.flatnonzero((self._state == _WAITING) & (self._due_ms <= now_ms))
         if not len(due):
-            return []
-        if now_ms >= self._deadline_ms:
-            self._give_up(due)
             return []
         nodes = np.zeros(len(due), np.int64)  # 0: nobody to ask yet
         versions = np.zeros(len(due), np.uint32)
@@ -293,8 +293,8 @@ class Batch:
         pause_ms = self._limits.pause_min_ms << min(failures - 1, 16) if failures else 0
         self._due_ms[item] = now_ms + min(pause_ms, self._limits.pause_max_ms)
 
-    def _give_up(self, items: Indices) -> None:
-        for item in items.tolist():
+    def _give_up(self) -> None:
+        for item in np.flatnonzero(self._state == _WAITING).tolist():
             self._end(item, self._reasons.get(item, Code.UNREACHABLE))
 
     def _end(self, item: int, code: Code) -> None:
