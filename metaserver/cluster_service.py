@@ -9,6 +9,7 @@ from fs3.core.types import ChainVersion, LocalState, NodeId, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.proto import cluster_pb2 as pb
 from fs3.rpc import StreamContext
+from fs3.transport.address import parse
 
 from .clients import Clients
 from .manager import Manager
@@ -32,7 +33,9 @@ class ClusterService:
 
     def register_node(self, request: pb.RegisterNodeRequest) -> pb.RegisterNodeReply:
         """See proto/cluster.proto; so for all."""
-        self._manager.register(wire.decode_node(request.node), _reports(request.targets))
+        node = wire.decode_node(request.node)
+        parse(node.data_address)  # everybody will be told to go there
+        self._manager.register(node, _reports(request.targets))
         return pb.RegisterNodeReply(
             heartbeat_ms=self._settings.heartbeat_ms, lease_ms=self._settings.lease_ms
         )

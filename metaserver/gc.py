@@ -47,10 +47,10 @@ class GarbageCollector:
         self._postponed: set[InodeId] = set()
 
     def round(self) -> int:
-        """Take up files until the queue has none that can be freed now; how many were freed."""
+        """Take up files as long as some can be freed; how many were."""
         freed = 0
-        while batch := self._next_batch():
-            freed += self._free(batch)
+        while (batch := self._next_batch()) and (count := self._free(batch)):
+            freed += count
         return freed
 
     def _next_batch(self) -> list[Garbage]:

@@ -339,10 +339,8 @@ class Manager:
     def _check_registration(
         self, node: NodeInfo, said: Mapping[TargetId, Report], now_ms: int
     ) -> None:
-        if not node.data_address or not node.incarnation:
-            raise Fs3Error(
-                Code.INVALID, f"node {node.node} registers without an address or an incarnation"
-            )
+        if not node.incarnation:
+            raise Fs3Error(Code.INVALID, f"node {node.node} registers without an incarnation")
         if self._members.is_retired(node.node, node.incarnation):
             raise Fs3Error(
                 Code.UNKNOWN_NODE,

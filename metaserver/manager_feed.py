@@ -23,6 +23,8 @@ class RoutingFeed:
         self._history = history
         self._snapshots: OrderedDict[int, Routing] = OrderedDict({routing.version: routing})
         self._closed = False
+        # Updates to the current version, by where they start from: many ask for the same.
+        self._encoded: dict[int, cluster_pb2.RoutingUpdate] = {}
         self.current = routing
 
     def publish(self, routing: Routing) -> None:
@@ -30,17 +32,23 @@ class RoutingFeed:
         with self._changed:
             self._snapshots[routing.version] = routing
             self.current = routing
+            self._encoded = {}
             while len(self._snapshots) > self._history:
                 self._snapshots.popitem(last=False)
             self._changed.notify_all()
 
     def update_since(self, known_version: int) -> cluster_pb2.RoutingUpdate:
-        """From ``known_version`` to the current one; an empty delta when that is the same."""
-        current = self.current
+        """From ``known_version`` to the current one; an empty delta when that is the same.
+
+        To be read only: others get the same message.
+        """
+        encoded = self._encoded  # before self.current, lest an old update gets into the new dict
         known = self._snapshots.get(known_version)
-        if known is None or known.version > current.version:
-            return wire.encode_update(None, current)
-        return wire.encode_update(known, current)
+        start = known.version if known is not None else 0
+        update = encoded.get(start)
+        if update is None:
+            update = encoded[start] = wire.encode_update(known, self.current)
+        return update
 
     def wait(self, known_version: int, timeout_s: float) -> bool:
         """True as soon as the current version is another one; False after the time-out."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fs3.clock import Clock
 from fs3.core.types import InodeId
+from fs3.errors import Fs3Error
 from fs3.log import get_logger
 
 from . import keys
@@ -31,10 +32,22 @@ class Pruner:
         self._clock = clock
 
     def round(self) -> int:
-        """Prune every client that is gone; how many sessions ended."""
+        """Prune every client that is gone; how many sessions ended.
+
+        Raises what a client failed with when all others are done.
+        """
         self._clients.forget_gone()
-        gone = [c for c in self._engine.run(clients_with_sessions) if self._clients.is_gone(c)]
-        return sum(self._prune(client) for client in gone)
+        ended = 0
+        failed: Fs3Error | None = None
+        for client in self._engine.run(clients_with_sessions):
+            if self._clients.is_gone(client):
+                try:
+                    ended += self._prune(client)
+                except Fs3Error as error:
+                    failed = error
+        if failed is not None:
+            raise failed
+        return ended
 
     def _prune(self, client: int) -> int:
         ended = 0
