@@ -169,7 +169,7 @@ class Replica(Updates):
             self._joined = True
         match message:
             case m.Forward():
-                return self._on_forward(message, now_ms)
+                return self._on_forward(message)
             case m.Ack():
                 return self._on_ack(message, now_ms)
             case m.Query():

@@ -53,17 +53,16 @@ class Updates:
             return [refusal]
         lane = self._lane(write.chunk)
         current = lane.operation
-        if current is None:
-            return self._begin(lane, write, now_ms)
-        again = write.tag is not None and write.tag == current.tag
-        if len(current.requests if again else lane.waiting) >= self.limits.waiting_per_chunk:
+        again = current is not None and write.tag is not None and write.tag == current.tag
+        crowd = current.requests if current is not None and again else lane.waiting
+        if len(crowd) >= self.limits.waiting_per_chunk:
             detail = f"{self.limits.waiting_per_chunk} requests wait for this chunk already"
             return [m.Reply(write.request, Code.BUSY, _V0, 0, 0, detail)]
-        if again:
+        if current is not None and again:
             current.requests.append(write.request)
-        else:
-            lane.waiting.append(write)
-        return []
+            return []
+        lane.waiting.append(write)
+        return self._next(write.chunk, lane, now_ms)
 
     def _refuse_write(self, write: m.Write, now_ms: int) -> m.Reply | None:
         if write.chain_version != self.chain.version:
@@ -78,7 +77,7 @@ class Updates:
         """The lane is free, it is this write's turn: check everything again, then stage it."""
         refusal = self._refuse_write(write, now_ms) or known_result(write, self.table)
         if refusal is not None:
-            return [refusal, *self._next(write.chunk, lane, now_ms)]
+            return [refusal]
         meta = self.table.meta(write.chunk) or _NONE
         lane.operation = operation = Operation(
             chunk=write.chunk,
@@ -132,7 +131,7 @@ class Updates:
         whole = successor.state is PublicState.SYNCING
         return m.Send(op.forward(route, settled, whole=whole))
 
-    def _on_forward(self, message: m.Forward, now_ms: int) -> list[Effect]:
+    def _on_forward(self, message: m.Forward) -> list[Effect]:
         if message.route.source != self.place.predecessor:
             return []
         self._incoming.settle(message.settled)
@@ -142,7 +141,10 @@ class Updates:
         lane = self._lane(message.chunk)
         op = lane.operation
         if op is None:
-            return self._accept(lane, message, now_ms)
+            effects = self._accept(lane, message)
+            if lane.idle:
+                del self.lanes[message.chunk]
+            return effects
         if op.is_update_of(message):  # its acknowledgement will come when it is done
             self._incoming.take(message.link_sequence)
             op.incoming_sequence = message.link_sequence
@@ -150,12 +152,11 @@ class Updates:
             lane.held = message
         return []
 
-    def _accept(self, lane: Lane, message: m.Forward, now_ms: int) -> list[Effect]:
+    def _accept(self, lane: Lane, message: m.Forward) -> list[Effect]:
         """A forward that is new on this link, and the chunk's lane is free."""
         meta = self.table.meta(message.chunk) or _NONE
         if self._has(message, meta):
-            ack = self._ack(message.link_sequence, message, Code.OK, meta.length, meta.checksum)
-            return [ack, *self._next(message.chunk, lane, now_ms)]
+            return [self._ack(message.link_sequence, message, Code.OK, meta.length, meta.checksum)]
         version = message.version
         if self.place.state is PublicState.SERVING and version != meta.version + 1:
             what = f"chunk {message.chunk.hex()}: version {version} after {meta.version}"
@@ -264,15 +265,18 @@ class Updates:
         return self._next(op.chunk, lane, now_ms)
 
     def _next(self, chunk: ChunkId, lane: Lane, now_ms: int) -> list[Effect]:
-        """The lane is free: whose turn is it?"""
-        if lane.operation is None and lane.held is not None:
-            held, lane.held = lane.held, None
-            return self._on_forward(held, now_ms)
-        if lane.operation is None and lane.waiting:
-            return self._begin(lane, lane.waiting.popleft(), now_ms)
-        if lane.idle:
-            self.lanes.pop(chunk, None)
-        return []
+        """Whose turn is it, if the lane is free?"""
+        effects: list[Effect] = []
+        while lane.operation is None:
+            if lane.held is not None:
+                held, lane.held = lane.held, None
+                effects += self._on_forward(held)
+            elif lane.waiting:
+                effects += self._begin(lane, lane.waiting.popleft(), now_ms)
+            else:
+                self.lanes.pop(chunk, None)
+                break
+        return effects
 
     def _lane(self, chunk: ChunkId) -> Lane:
         lane = self.lanes.get(chunk)
