@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fs3.clock import SystemClock
@@ -195,9 +195,12 @@ class UnderTest:
 
 
 @contextlib.contextmanager
-def running(engine: str, data_dir: Path) -> Iterator[UnderTest]:
-    """A metaserver that is closed at the end, with a storage of its own."""
+def running(
+    engine: str, data_dir: Path, chunks: Mapping[tuple[int, int, int], int] | None = None
+) -> Iterator[UnderTest]:
+    """A metaserver that is closed at the end, with a storage of its own that has ``chunks``."""
     with fake_storage() as (storage, address):
+        storage.chunks.update(chunks or {})
         under_test = UnderTest(settings_for(engine, data_dir), storage, address)
         try:
             yield under_test
