@@ -396,3 +396,19 @@ def test_fresh_store_takes_little_disk(tmp_path):
         assert taken < 4 << 20
     finally:
         store.close()
+
+
+def test_records_are_those_of_the_worked_example_in_the_formats_page(store, machine):
+    store.stage([write(chunk_id(1, 0), 1, 0, b"fs3!" * 5000, Tag(7, 0, 1))])
+    store.commit([Commit(chunk_id(1, 0), 1, 3)])
+    [records] = machine.records.values()
+    chunk = records.current[b"c" + chunk_id(1, 0)]
+    expected = (
+        "01000000 0100000000000000 0300000000000000 0100000000000000 00000000 204e0000"
+        "204e0000 39f6596a 144af345 00000000"
+    )
+    assert chunk == bytes.fromhex(expected)
+    assert records.current[b"s" + bytes(7)] == bytes.fromhex("11eb0071" + "00" * 12)
+    channel = records.current[b"h" + (7).to_bytes(8, "big") + bytes(4)]
+    fields = "0100000000000000 0100000000000000 204e0000 39f6596a"
+    assert channel == bytes.fromhex(fields) + chunk_id(1, 0)
