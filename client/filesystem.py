@@ -103,9 +103,9 @@ class MountedFileSystem(MountedFiles):
     def _attributes(self, inode: Inode) -> Attributes:
         """With what was written here and not told yet; the kernel asks again while there is any."""
         opened = self._context.files.find(inode.inode)
-        if opened is not None and opened.dirty:
-            return Attributes(opened.view(), 0.0)
-        return Attributes(inode, self._times.attributes_s)
+        if opened is None:
+            return Attributes(inode, self._times.attributes_s)
+        return Attributes(opened.view(), 0.0 if opened.dirty else self._times.attributes_s)
 
     def _inode(self, inode: InodeId) -> Inode:
         """Attributes that are a second old at most."""

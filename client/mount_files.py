@@ -128,6 +128,7 @@ class MountedFiles:
             node = self._nodes.find(file.inode)
             if node is not None:
                 node.cached_version = file.handle.opened.known_version
+                node.fetched_s = 0.0  # what it says is from before the last settling
 
     def fsync(self, handle: int, data_only: bool) -> None:
         """Data on stable storage; the metaserver's attributes always are."""

@@ -1,0 +1,639 @@
+"""The file system behind a mount, called as a front calls it, on two mounts of one cluster."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+
+import pytest
+from fake_cluster import CHUNK_BYTES, FakeCluster, fake_cluster
+
+from fs3 import dataplane
+from fs3.client.filesystem import CacheTimes, MountedFileSystem
+from fs3.client.filesystem_interface import (
+    LOCK_END_MAX,
+    Cancellation,
+    FallocateFlags,
+    FileLock,
+    FileSystem,
+    LockKind,
+    RenameFlags,
+    Whence,
+    XattrFlags,
+)
+from fs3.errors import Code, Fs3Error
+from fs3.types import ROOT_INODE, Credentials, FileKind, SetAttributes
+
+ROOT = Credentials(uid=0, gid=0)
+USER = Credentials(uid=1000, gid=1000)
+
+
+class NoKernel:
+    """A notifier that nobody listens to."""
+
+    def invalidate_inode(self, inode, offset=0, length=0) -> None:
+        """Nothing is cached."""
+
+    def invalidate_entry(self, parent, name) -> None:
+        """Nothing is cached."""
+
+
+class Mount:
+    """Short words for what a kernel does."""
+
+    def __init__(self, cluster: FakeCluster, **options) -> None:
+        self.fs = MountedFileSystem(cluster.client().context, **options)
+        front: FileSystem = self.fs  # mypy sees that the protocol is kept
+        front.attach(NoKernel())
+
+    def lookup(self, name: str, parent=ROOT_INODE):
+        return self.fs.lookup(parent, name, ROOT).inode
+
+    def create(self, name: str, flags: int = os.O_RDWR, who=ROOT, permissions=0o644):
+        entry, opened = self.fs.create(ROOT_INODE, name, permissions, flags | os.O_CREAT, who)
+        return entry.inode.inode, opened.handle
+
+    def open(self, name: str, flags: int = os.O_RDONLY):
+        inode = self.lookup(name).inode
+        return self.fs.open(inode, flags, False, ROOT)
+
+    def write(self, handle: int, offset: int, data: bytes, *, append: bool = False) -> None:
+        assert self.fs.write(handle, offset, memoryview(data), append, False) == len(data)
+
+    def read(self, handle: int, offset: int = 0, length: int = 1 << 20) -> bytes:
+        return bytes(self.fs.read(handle, offset, length))
+
+    def close(self, handle: int) -> None:
+        self.fs.flush(handle, 0)
+        self.fs.release(handle, None)
+
+    def put(self, name: str, data: bytes) -> None:
+        _, handle = self.create(name, os.O_WRONLY | os.O_TRUNC)
+        self.write(handle, 0, data)
+        self.close(handle)
+
+    def get(self, name: str) -> bytes:
+        handle = self.open(name).handle
+        try:
+            return self.read(handle)
+        finally:
+            self.close(handle)
+
+
+@pytest.fixture
+def cluster():
+    with fake_cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def mount(cluster):
+    made = Mount(cluster)
+    yield made
+    made.fs.detach()
+
+
+@pytest.fixture
+def other(cluster):
+    made = Mount(cluster)
+    yield made
+    made.fs.detach()
+
+
+# Close-to-open.
+
+
+def test_what_one_mount_closed_the_other_opens(mount, other):
+    mount.put("f", b"one")
+    assert other.get("f") == b"one"
+    mount.put("f", b"two, longer")
+    assert other.get("f") == b"two, longer"
+    assert other.lookup("f").length_bytes == 11
+
+
+def test_pages_are_kept_only_while_nobody_else_changed_the_data(mount, other):
+    mount.put("f", b"one")
+    assert not other.open("f").keep_cache  # nothing is known of the first
+    handle = other.open("f")
+    assert handle.keep_cache
+    other.close(handle.handle)
+    mount.put("f", b"two")
+    first, second = other.open("f"), other.open("f")
+    assert not first.keep_cache
+    assert second.keep_cache
+
+
+def test_pages_survive_a_mounts_own_writes(mount, other):
+    mount.put("f", b"one")
+    handle = mount.open("f", os.O_RDWR)
+    assert handle.keep_cache  # this mount wrote it
+    mount.write(handle.handle, 0, b"two")
+    mount.close(handle.handle)
+    assert mount.open("f").keep_cache
+    handle = other.open("f", os.O_RDWR)
+    other.write(handle.handle, 0, b"six")
+    other.close(handle.handle)
+    assert not mount.open("f").keep_cache
+
+
+def test_pages_go_when_another_mount_wrote_between_two_own_writes(mount, other):
+    mount.put("f", b"123456")
+    mine = mount.open("f", os.O_RDWR)
+    mount.write(mine.handle, 0, b"a")
+    mount.fs.fsync(mine.handle, False)
+    theirs = other.open("f", os.O_RDWR)
+    other.write(theirs.handle, 3, b"b")
+    other.close(theirs.handle)
+    mount.write(mine.handle, 1, b"c")
+    mount.close(mine.handle)
+    again = mount.open("f")
+    assert not again.keep_cache
+    assert mount.read(again.handle) == b"ac3b56"
+
+
+def test_a_file_that_was_replaced_is_found_anew(mount, other):
+    mount.put("f", b"old")
+    assert other.get("f") == b"old"
+    mount.put("g", b"new")
+    mount.fs.rename(ROOT_INODE, "g", ROOT_INODE, "f", RenameFlags.NONE, ROOT)
+    entry = other.fs.lookup(ROOT_INODE, "f", ROOT)
+    assert entry.entry_timeout_s == 0
+    assert other.get("f") == b"new"
+
+
+def test_missing_names_are_answered_and_not_cached(mount, other):
+    entry = mount.fs.lookup(ROOT_INODE, "f", ROOT)
+    assert entry.inode is None
+    assert entry.entry_timeout_s == 0
+    other.put("f", b"x")
+    assert mount.lookup("f").length_bytes == 1
+
+
+def test_cache_times_can_be_relaxed(cluster):
+    mount = Mount(cluster, times=CacheTimes(file_entry_s=5, missing_s=3))
+    assert mount.fs.lookup(ROOT_INODE, "f", ROOT).entry_timeout_s == 3
+    mount.put("f", b"x")
+    assert mount.fs.lookup(ROOT_INODE, "f", ROOT).entry_timeout_s == 5
+    mount.fs.detach()
+
+
+# Writing and reading in one mount.
+
+
+def test_all_handles_of_a_mount_see_what_any_wrote(cluster, mount, other):
+    inode, writer = mount.create("f")
+    mount.write(writer, 0, b"abc")
+    reader = mount.open("f")
+    assert mount.read(reader.handle) == b"abc"
+    assert mount.fs.getattr(inode, None) == (mount.fs.getattr(inode, writer).inode, 0.0)
+    assert mount.fs.getattr(inode, None).inode.length_bytes == 3
+    assert mount.lookup("f").length_bytes == 3
+    assert other.lookup("f").length_bytes == 0
+    mount.write(writer, 3, b"def")
+    assert mount.read(reader.handle, 2, 3) == b"cde"
+    mount.fs.flush(writer, 0)
+    assert other.lookup("f").length_bytes == 6
+    assert mount.fs.getattr(inode, None).attr_timeout_s > 0
+    mount.close(writer)
+    mount.close(reader.handle)
+
+
+def test_writes_are_gathered_into_chunks(cluster, mount):
+    _, handle = mount.create("f")
+    for i in range(64):
+        mount.write(handle, i * 4096, bytes([i]) * 4096)
+    assert cluster.requests(dataplane.WRITE_BATCH) == 0
+    mount.close(handle)
+    assert sum(cluster.applied.values()) == 64 * 4096 // CHUNK_BYTES
+    assert mount.get("f") == b"".join(bytes([i]) * 4096 for i in range(64))
+
+
+def test_memory_for_gathered_writes_is_bounded(cluster, mount):
+    _, handle = mount.create("f")
+    block = bytes(1 << 20)
+    for i in range(24):
+        mount.write(handle, i << 20, block)
+    opened = mount.fs._context.files.find(mount.lookup("f").inode)
+    assert opened._gathered_bytes < 8 << 20
+    mount.close(handle)
+
+
+def test_random_writes_and_reads_agree_with_a_plain_buffer(mount):
+    import random
+
+    rng = random.Random(9)
+    expected = bytearray()
+    inode, handle = mount.create("f")
+    for _ in range(300):
+        offset, length = rng.randrange(5 * CHUNK_BYTES), rng.randrange(1, 20_000)
+        action = rng.random()
+        if action < 0.55:
+            data = rng.randbytes(length)
+            mount.write(handle, offset, data)
+            expected.extend(bytes(max(offset + length - len(expected), 0)))
+            expected[offset : offset + length] = data
+        elif action < 0.65:
+            size = rng.randrange(5 * CHUNK_BYTES)
+            mount.fs.setattr(inode, SetAttributes(length_bytes=size), handle, False, ROOT)
+            del expected[size:]
+            expected.extend(bytes(size - len(expected)))
+        elif action < 0.7:
+            mount.fs.fsync(handle, True)
+        else:
+            assert mount.read(handle, offset, length) == expected[offset : offset + length]
+        assert mount.fs.getattr(inode, handle).inode.length_bytes == len(expected)
+    mount.close(handle)
+    assert mount.get("f") == expected
+
+
+def test_reading_in_order_reads_ahead(cluster, mount):
+    content = os.urandom(40 * CHUNK_BYTES)
+    mount.put("f", content)
+    handle = mount.open("f").handle
+    got = b"".join(mount.read(handle, i * 16384, 16384) for i in range(len(content) // 16384))
+    assert got == content
+    assert cluster.requests(dataplane.READ_BATCH) < 30
+    mount.close(handle)
+
+
+def test_read_ahead_does_not_hide_what_this_mount_writes(mount):
+    mount.put("f", bytes(10 * CHUNK_BYTES))
+    handle = mount.open("f", os.O_RDWR).handle
+    assert mount.read(handle, 0, 100) == bytes(100)
+    mount.write(handle, 150, b"new")
+    assert mount.read(handle, 100, 100) == bytes(50) + b"new" + bytes(47)
+    mount.close(handle)
+
+
+def test_appends_of_two_mounts_go_one_behind_the_other(mount, other):
+    mount.put("f", b"")
+    mine = mount.open("f", os.O_WRONLY | os.O_APPEND).handle
+    theirs = other.open("f", os.O_WRONLY | os.O_APPEND).handle
+    for i in range(6):
+        side, handle = ((mount, mine), (other, theirs))[i % 2]
+        side.write(handle, 0, f"{i}".encode(), append=True)
+    mount.close(mine)
+    other.close(theirs)
+    assert mount.get("f") == b"012345"
+
+
+def test_truncating_through_open_flags_and_attributes(mount, other):
+    mount.put("f", b"x" * 1000)
+    handle = mount.open("f", os.O_WRONLY | os.O_TRUNC).handle
+    assert other.lookup("f").length_bytes == 0
+    mount.write(handle, 5, b"y")
+    inode = mount.lookup("f").inode
+    mount.fs.setattr(inode, SetAttributes(length_bytes=3), handle, False, ROOT)
+    mount.close(handle)
+    assert other.get("f") == bytes(3)
+
+
+def test_a_cut_by_another_mount_does_not_lose_what_is_written_after_it(mount, other):
+    mount.put("f", b"x" * 100)
+    handle = mount.open("f", os.O_RDWR).handle
+    inode = other.lookup("f").inode
+    other.fs.setattr(inode, SetAttributes(length_bytes=0), None, False, ROOT)
+    mount.write(handle, 200, b"after")
+    mount.close(handle)
+    assert other.get("f") == bytes(200) + b"after"
+
+
+def test_an_unlinked_file_lives_until_its_last_handle(cluster, mount, other):
+    inode, handle = mount.create("f")
+    mount.write(handle, 0, b"alive")
+    mount.fs.unlink(ROOT_INODE, "f", ROOT)
+    assert mount.lookup("f") is None
+    assert mount.read(handle) == b"alive"
+    assert mount.fs.getattr(inode, handle).inode.links == 0
+    mount.fs.fsync(handle, False)
+    mount.write(handle, 5, b"!")
+    assert mount.read(handle) == b"alive!"
+    mount.close(handle)
+
+
+def test_a_write_that_failed_is_told_by_flush_once(cluster, mount):
+    _, handle = mount.create("f")
+    mount.write(handle, 0, b"lost")
+    for node in cluster.nodes.values():
+        node.refuse = [Code.NO_SPACE]
+    with pytest.raises(Fs3Error) as caught:
+        mount.fs.flush(handle, 0)
+    assert caught.value.code is Code.NO_SPACE
+    for node in cluster.nodes.values():
+        node.refuse = []
+    mount.close(handle)
+
+
+def test_many_threads_write_and_read_their_own_parts(mount):
+    _, handle = mount.create("f")
+    failures = []
+
+    def work(number: int) -> None:
+        for i in range(20):
+            offset = (number * 20 + i) * 5000
+            data = bytes([number * 20 + i]) * 5000
+            mount.write(handle, offset, data)
+            if mount.read(handle, offset, 5000) != data:
+                failures.append((number, i))
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    mount.close(handle)
+    assert mount.get("f") == b"".join(bytes([n]) * 5000 for n in range(80))
+
+
+# The rest of a file's calls.
+
+
+def test_holes_and_data_are_found(mount):
+    _, handle = mount.create("f")
+    mount.write(handle, 2 * CHUNK_BYTES + 5, b"x")
+    mount.fs.setattr(
+        mount.lookup("f").inode, SetAttributes(length_bytes=5 * CHUNK_BYTES), handle, False, ROOT
+    )
+    seek = mount.fs.lseek
+    assert seek(handle, 0, Whence.DATA) == 2 * CHUNK_BYTES
+    assert seek(handle, 2 * CHUNK_BYTES + 7, Whence.DATA) == 2 * CHUNK_BYTES + 7
+    assert seek(handle, 3 * CHUNK_BYTES, Whence.DATA) is None
+    assert seek(handle, 10, Whence.HOLE) == 10
+    assert seek(handle, 2 * CHUNK_BYTES, Whence.HOLE) == 3 * CHUNK_BYTES
+    assert seek(handle, 5 * CHUNK_BYTES, Whence.HOLE) is None
+    mount.close(handle)
+
+
+def test_fallocate_extends_and_refuses_to_punch(mount):
+    _, handle = mount.create("f")
+    mount.write(handle, 0, b"abc")
+    mount.fs.fallocate(handle, 0, 2, FallocateFlags.NONE)
+    mount.fs.fallocate(handle, 2, 100, FallocateFlags.NONE)
+    mount.fs.fallocate(handle, 0, 1000, FallocateFlags.KEEP_SIZE)
+    assert mount.read(handle) == b"abc" + bytes(99)
+    with pytest.raises(Fs3Error) as caught:
+        mount.fs.fallocate(handle, 0, 1, FallocateFlags.PUNCH_HOLE | FallocateFlags.KEEP_SIZE)
+    assert caught.value.code is Code.UNSUPPORTED
+    mount.close(handle)
+
+
+def test_a_range_is_copied_between_files(mount):
+    mount.put("f", b"0123456789" * 10_000)
+    source = mount.open("f").handle
+    _, target = mount.create("g")
+    copy = mount.fs.copy_file_range
+    assert copy(source, 5, target, 2, 80_000) == 80_000
+    assert copy(source, 99_990, target, 80_002, 1000) == 10
+    assert copy(source, 1 << 30, target, 0, 1000) == 0
+    mount.close(source)
+    mount.close(target)
+    content = b"0123456789" * 10_000
+    assert mount.get("g") == b"\0\0" + content[5:80_005] + content[-10:]
+
+
+# Names and attributes.
+
+
+def test_directories_list_every_name_once_in_pages_and_from_any_cookie(mount):
+    directory = mount.fs.mkdir(ROOT_INODE, "d", 0o755, ROOT).inode.inode
+    names = [f"{i:04}" for i in range(1203)]
+    for name in names:
+        mount.fs.symlink(directory, name, "x", ROOT)
+    handle = mount.fs.opendir(directory, ROOT).handle
+    lines = [next(mount.fs.readdir(handle, i, plus=bool(i % 2))) for i in (0, 1, 2, 3)]
+    assert [line.dentry.name for line in lines] == names[:4]
+    found, cookie = [], 0
+    while taken := list(
+        zip(mount.fs.readdir(handle, cookie, plus=False), range(100), strict=False)
+    ):
+        found += [line.dentry.name for line, _ in taken]
+        cookie = taken[-1][0].cookie
+    assert found == names
+    again = mount.fs.readdir(handle, 1100, plus=False)
+    assert next(again).dentry.name == "1100"
+    mount.fs.releasedir(handle)
+    with pytest.raises(Fs3Error):
+        next(mount.fs.readdir(handle, 0, plus=False))
+
+
+def test_a_listing_with_attributes_counts_directories_as_looked_up(mount):
+    inode = mount.fs.mkdir(ROOT_INODE, "d", 0o755, ROOT).inode.inode
+    mount.put("f", b"x")
+    handle = mount.fs.opendir(ROOT_INODE, ROOT).handle
+    lines = {line.dentry.name: line for line in mount.fs.readdir(handle, 0, plus=True)}
+    assert lines["d"].entry.inode.inode == inode
+    assert lines["f"].entry is None
+    assert mount.fs._nodes.find(inode).lookups == 2
+    mount.fs.forget(inode, 1)
+    assert mount.fs._nodes.find(inode).lookups == 1
+    mount.fs.forget(inode, 1)
+    assert mount.fs._nodes.find(inode) is None
+    mount.fs.releasedir(handle)
+
+
+def test_what_is_made_belongs_to_who_asked(mount):
+    fs = mount.fs
+    fs.mkdir(ROOT_INODE, "open", 0o777, ROOT)
+    directory = fs.lookup(ROOT_INODE, "open", ROOT).inode.inode
+    made = fs.mkdir(directory, "d", 0o700, USER).inode
+    assert (made.uid, made.gid) == (1000, 1000)
+    assert fs.mknod(directory, "p", stat.S_IFIFO | 0o600, 0, USER).inode.kind is FileKind.FIFO
+    assert fs.symlink(directory, "l", "t", USER).inode.symlink == "t"
+    assert fs.readlink(fs.lookup(directory, "l", ROOT).inode.inode) == "t"
+
+
+def test_a_supplementary_group_that_lets_the_kernel_agree_is_enough(mount):
+    """The kernel checked that the user is in the directory's group, and does not say so."""
+    fs = mount.fs
+    directory = fs.mkdir(ROOT_INODE, "team", 0o770, ROOT).inode.inode
+    fs.setattr(directory, SetAttributes(gid=500), None, False, ROOT)
+    made, opened = fs.create(directory, "f", 0o644, os.O_RDWR, USER)
+    assert (made.inode.uid, made.inode.gid) == (1000, 1000)
+    mount.close(opened.handle)
+    fs.unlink(directory, "f", USER)
+
+
+def test_a_group_permission_that_is_new_is_believed_after_a_second_look(mount, other):
+    fs = mount.fs
+    directory = fs.mkdir(ROOT_INODE, "team", 0o700, ROOT).inode.inode
+    other.fs.setattr(directory, SetAttributes(gid=500, permissions=0o770), None, False, ROOT)
+    assert fs.mkdir(directory, "d", 0o755, USER).inode.uid == 1000
+
+
+def test_privileges_go_when_someone_unprivileged_writes_or_an_owner_changes(mount):
+    inode, handle = mount.create("f", permissions=0o6755)
+    mount.fs.setattr(inode, SetAttributes(permissions=0o6755), handle, False, ROOT)
+    mount.fs.write(handle, 0, memoryview(b"x"), False, True)
+    assert mount.lookup("f").permissions == 0o755
+    mount.fs.setattr(inode, SetAttributes(permissions=0o6755), handle, False, ROOT)
+    mount.fs.setattr(inode, SetAttributes(uid=5), handle, False, ROOT)
+    assert mount.lookup("f").permissions == 0o755
+    mount.fs.setattr(inode, SetAttributes(uid=6, permissions=0o4755), handle, False, ROOT)
+    assert mount.lookup("f").permissions == 0o4755
+    mount.close(handle)
+
+
+def test_times_set_after_a_write_stay(mount, other):
+    inode, handle = mount.create("f")
+    mount.write(handle, 0, b"x")
+    mount.fs.setattr(inode, SetAttributes(mtime_ns=1_000, atime_ns=2_000), handle, False, ROOT)
+    mount.close(handle)
+    found = other.lookup("f")
+    assert (found.mtime_ns, found.atime_ns) == (1_000, 2_000)
+
+
+def test_renames_links_and_removals(mount, other):
+    fs = mount.fs
+    mount.put("a", b"A")
+    mount.put("b", b"B")
+    with pytest.raises(Fs3Error) as caught:
+        fs.rename(ROOT_INODE, "a", ROOT_INODE, "b", RenameFlags.NOREPLACE, ROOT)
+    assert caught.value.code is Code.EXISTS
+    fs.rename(ROOT_INODE, "a", ROOT_INODE, "b", RenameFlags.EXCHANGE, ROOT)
+    assert mount.get("a") == b"B"
+    handle = mount.open("a").handle
+    inode = mount.lookup("a").inode
+    assert fs.link(inode, ROOT_INODE, "c", ROOT).inode.links == 2
+    assert fs.getattr(inode, handle).inode.links == 2
+    fs.unlink(ROOT_INODE, "c", ROOT)
+    assert fs.getattr(inode, handle).inode.links == 1
+    mount.close(handle)
+    fs.mkdir(ROOT_INODE, "d", 0o755, ROOT)
+    with pytest.raises(Fs3Error):
+        fs.unlink(ROOT_INODE, "d", ROOT)
+    fs.rmdir(ROOT_INODE, "d", ROOT)
+    assert mount.lookup("d") is None
+
+
+def test_extended_attributes(mount):
+    mount.put("f", b"")
+    inode = mount.lookup("f").inode
+    fs = mount.fs
+    fs.setxattr(inode, "user.k", b"v", XattrFlags.CREATE)
+    with pytest.raises(Fs3Error):
+        fs.setxattr(inode, "user.k", b"v", XattrFlags.CREATE)
+    fs.setxattr(inode, "user.k", b"w", XattrFlags.REPLACE)
+    assert fs.getxattr(inode, "user.k") == b"w"
+    assert list(fs.listxattr(inode)) == ["user.k"]
+    fs.removexattr(inode, "user.k")
+    with pytest.raises(Fs3Error) as caught:
+        fs.getxattr(inode, "user.k")
+    assert caught.value.code is Code.NO_ATTRIBUTE
+
+
+def test_capabilities_are_asked_of_the_metaserver_once_a_second(cluster, mount):
+    mount.put("f", b"")
+    inode = mount.lookup("f").inode
+    for _ in range(5):
+        with pytest.raises(Fs3Error):
+            mount.fs.getxattr(inode, "security.capability")
+    assert cluster.metadata_calls["get_xattr"] == 1
+    mount.fs.setxattr(inode, "security.capability", b"c", XattrFlags.NONE)
+    assert mount.fs.getxattr(inode, "security.capability") == b"c"
+
+
+def test_space_is_told(mount):
+    assert mount.fs.statfs().inodes >= 1
+
+
+def test_a_read_only_mount_changes_nothing(cluster, mount):
+    mount.put("f", b"x")
+    reader = Mount(cluster, read_only=True)
+    assert reader.get("f") == b"x"
+    inode = reader.lookup("f").inode
+    fs = reader.fs
+    for change in (
+        lambda: reader.create("g"),
+        lambda: reader.open("f", os.O_WRONLY),
+        lambda: reader.open("f", os.O_TRUNC),
+        lambda: fs.unlink(ROOT_INODE, "f", ROOT),
+        lambda: fs.mkdir(ROOT_INODE, "d", 0o755, ROOT),
+        lambda: fs.setattr(inode, SetAttributes(permissions=0), None, False, ROOT),
+        lambda: fs.setxattr(inode, "user.a", b"", XattrFlags.NONE),
+    ):
+        with pytest.raises(Fs3Error) as caught:
+            change()
+        assert caught.value.code is Code.READ_ONLY
+    fs.detach()
+    assert mount.get("f") == b"x"
+
+
+def test_a_closed_handle_is_stale(mount):
+    mount.put("f", b"x")
+    handle = mount.open("f").handle
+    mount.close(handle)
+    with pytest.raises(Fs3Error) as caught:
+        mount.read(handle)
+    assert caught.value.code is Code.STALE_HANDLE
+
+
+def test_detach_writes_what_open_handles_left(cluster, mount):
+    last = Mount(cluster)
+    _, handle = last.create("f")
+    last.write(handle, 0, b"left open")
+    last.fs.detach()
+    assert mount.get("f") == b"left open"
+
+
+# Locks.
+
+
+def lock(kind: LockKind, start: int = 0, end: int = LOCK_END_MAX, pid: int = 1) -> FileLock:
+    return FileLock(kind, start, end, pid)
+
+
+def test_posix_locks_split_merge_and_exclude(mount):
+    fs, inode = mount.fs, ROOT_INODE
+    assert fs.setlk(inode, 1, lock(LockKind.WRITE, 0, 99), False, None)
+    assert fs.setlk(inode, 1, lock(LockKind.READ, 40, 59), False, None)
+    assert fs.setlk(inode, 2, lock(LockKind.READ, 40, 59), False, None)
+    assert not fs.setlk(inode, 2, lock(LockKind.READ, 39, 59), False, None)
+    assert fs.getlk(inode, 2, lock(LockKind.READ, 39, 59)) == lock(LockKind.WRITE, 0, 39)
+    assert fs.setlk(inode, 1, lock(LockKind.UNLOCK, 30, 69), False, None)
+    assert fs.getlk(inode, 2, lock(LockKind.WRITE, 30, 69)) is None
+    assert fs.getlk(inode, 2, lock(LockKind.WRITE, 70, 70)).kind is LockKind.WRITE
+    assert fs.getlk(inode, 1, lock(LockKind.WRITE)) == lock(LockKind.READ, 40, 59)
+
+
+def test_flocks_and_posix_locks_do_not_see_each_other(mount):
+    fs, inode = mount.fs, ROOT_INODE
+    assert fs.setlk(inode, 1, lock(LockKind.WRITE), True, None)
+    assert fs.setlk(inode, 2, lock(LockKind.WRITE), False, None)
+    assert not fs.setlk(inode, 2, lock(LockKind.READ), True, None)
+    assert fs.setlk(inode, 1, lock(LockKind.READ), True, None)
+    assert fs.setlk(inode, 2, lock(LockKind.READ), True, None)
+
+
+def test_locks_go_with_their_descriptors(mount):
+    mount.put("f", b"")
+    fs = mount.fs
+    inode, handle = mount.lookup("f").inode, mount.open("f").handle
+    fs.setlk(inode, 1, lock(LockKind.WRITE), False, None)
+    fs.setlk(inode, 1, lock(LockKind.WRITE), True, None)
+    fs.flush(handle, 1)
+    assert fs.setlk(inode, 2, lock(LockKind.WRITE), False, None)
+    assert not fs.setlk(inode, 2, lock(LockKind.WRITE), True, None)
+    fs.release(handle, 1)
+    assert fs.setlk(inode, 2, lock(LockKind.WRITE), True, None)
+
+
+def test_a_waiting_lock_is_granted_or_cancelled(mount):
+    fs, inode = mount.fs, ROOT_INODE
+    fs.setlk(inode, 1, lock(LockKind.WRITE), False, None)
+    results = []
+    granted, cancelled = Cancellation(), Cancellation()
+
+    def wait(owner: int, cancellation: Cancellation) -> None:
+        results.append((owner, fs.setlk(inode, owner, lock(LockKind.WRITE), False, cancellation)))
+
+    first = threading.Thread(target=wait, args=(2, cancelled))
+    first.start()
+    cancelled.cancel()
+    first.join()
+    second = threading.Thread(target=wait, args=(3, granted))
+    second.start()
+    fs.setlk(inode, 1, lock(LockKind.UNLOCK), False, None)
+    second.join()
+    assert results == [(2, False), (3, True)]
