@@ -37,7 +37,7 @@ finish() {
     trap - EXIT INT TERM
     if [ $status -ne 0 ]; then
         printf '\nThe demo FAILED (exit code %s). The last lines of the daemons:\n' "$status" >&2
-        tail -n 5 "$cluster"/*/log "$cluster"/supervisor.log 2>/dev/null >&2 || true
+        tail -n 5 "$cluster"/*/log "$cluster"/supervisor.log >&2 2>/dev/null || true
     fi
     if [ $status -ne 0 ] || [ "$stop" = 1 ]; then
         remove_everything
@@ -190,7 +190,7 @@ began=$(date +%s.%N)
 compare source "$work/expected"
 echo "   with two of three servers; new files can be written, too:"
 mkdir "$work/later"
-find "$work/source" -type f | LC_ALL=C sort | head -200 | xargs cp --backup=numbered -t "$work/later"
+find "$work/source" -type f | LC_ALL=C sort | awk "NR <= 200" | xargs cp --backup=numbered -t "$work/later"
 checksums "$work/later" >"$work/expected-later"
 put "$work/later" later
 compare later "$work/expected-later"
@@ -213,12 +213,12 @@ fi
 rm -rf "$work"
 echo
 echo "The cluster runs on. What you can do now:"
-if [ "$through" = mount ]; then
-    echo "   ls $mountpoint                                  use it as any directory"
-fi
-echo "   . .venv/bin/activate; export FS3_DIR=$cluster"
-echo "   fs3 status --watch                              see the servers"
-echo "   fs3 cp -r SOME-DIRECTORY fs3:/data              copy without the mount"
-echo "   fs3 node kill 1                                 break it again"
-echo "   fs3 down                                        stop it; fs3 up starts it again with its data"
-echo "   rm -rf $demo   (after fs3 down)    remove it"
+hint() { printf '   %-38s %s\n' "$1" "$2"; }
+[ "$through" = native ] || hint "ls ${mountpoint#"$PWD/"}" "use it as any directory"
+hint "export FS3_DIR=${cluster#"$PWD/"}" "say which cluster is meant, for what follows"
+hint ". .venv/bin/activate" "put fs3 into your PATH"
+hint "fs3 status --watch" "look at the servers"
+hint "fs3 cp -r DIRECTORY fs3:/data" "copy without the mount"
+hint "fs3 node kill 1" "break it again"
+hint "fs3 down" "stop it; fs3 up starts it again with its data"
+hint "rm -r ${demo#"$PWD/"}" "remove it, after fs3 down"

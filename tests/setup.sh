@@ -53,7 +53,11 @@ make_environment() {
     wanted="$extras $(sha256sum pyproject.toml | cut -d' ' -f1) $PWD"
     if ! grep -qxF "$wanted" "$stamp" 2>/dev/null; then
         say "installing fs3 into .venv (pip install -e $extras)"
-        "$FS3_PYTHON" -m pip install --quiet --disable-pip-version-check -e "$extras"
+        # What it says is of interest only when it fails.
+        if ! "$FS3_PYTHON" -m pip install --disable-pip-version-check -e "$extras" >.venv/pip.log 2>&1; then
+            tail -n 20 .venv/pip.log >&2
+            return 1
+        fi
         printf '%s\n' "$wanted" >>"$stamp"
     fi
 }

@@ -53,8 +53,13 @@ def mount(
         FrontName, typer.Option(help="direct: our own; fusepy: libfuse3 through mfusepy.")
     ] = FrontName.DIRECT,
     allow_other: Annotated[
-        bool, typer.Option(help="Let other users in, too. Root only, or /etc/fuse.conf.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            help="Let other users in, too.  [default: if root; others need user_allow_other in"
+            " /etc/fuse.conf]",
+            show_default=False,
+        ),
+    ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse changes.")] = False,
     writeback_cache: Annotated[
         bool, typer.Option("--writeback-cache", help="Gather small writes in the page cache.")
@@ -70,7 +75,7 @@ def mount(
     """
     location = locate(directory, address, cluster_id)
     options = ["--front", front.value, "--workers", str(workers)]
-    options += ["--allow-other"] if allow_other else []
+    options += ["--allow-other"] if _others_may(allow_other) else []
     options += ["--read-only"] if read_only else []
     options += ["--writeback-cache"] if writeback_cache else []
     _mount(location, mountpoint, options, foreground=foreground)
@@ -79,8 +84,12 @@ def mount(
 def mount_local(cluster: LocalCluster, mountpoint: Path) -> None:
     """Mount a local cluster with the default options."""
     location = locate(cluster.directory, None, "")
-    allow_other = ["--allow-other"] if os.geteuid() == 0 else []
-    _mount(location, mountpoint, allow_other, foreground=False)
+    options = ["--allow-other"] if _others_may(None) else []
+    _mount(location, mountpoint, options, foreground=False)
+
+
+def _others_may(allow_other: bool | None) -> bool:
+    return os.geteuid() == 0 if allow_other is None else allow_other
 
 
 def _mount(location: Location, mountpoint: Path, options: list[str], *, foreground: bool) -> None:
