@@ -31,7 +31,6 @@ from .inodes import (
     load_directory,
     load_entry,
     load_inode,
-    load_parent,
     load_record,
     name_bytes,
     set_entry,
@@ -39,7 +38,7 @@ from .inodes import (
     touch_directory,
 )
 from .kv.interface import Transaction
-from .permissions import SEARCH, new_ownership
+from .permissions import ROOT_UID, SEARCH, WRITE, check_access, new_ownership
 from .sessions import Opened, OpenMode, add_session, open_file
 
 STRIPE_MAX = 10_000  # chains of one file: their ids must fit into its row
@@ -132,7 +131,7 @@ def create(
         if existing[1] is FileKind.DIRECTORY:
             raise Fs3Error(Code.IS_DIRECTORY, f"{name!r} in directory {parent} is a directory")
         return open_file(txn, existing[0], new.who, mode or OpenMode(), new.now_ns)
-    load_parent(txn, parent, new.who)
+    check_access(directory, new.who, WRITE | SEARCH)
     record = replace(
         _blank(directory, new, FileKind.FILE),
         layout=_layout_of(directory, layout, new.inode, tables),
@@ -157,7 +156,7 @@ def mknod(
     if kind is FileKind.FILE:
         return create(txn, parent, name, new, tables, exclusive=True).inode
     if kind in (FileKind.CHARACTER_DEVICE, FileKind.BLOCK_DEVICE):
-        if new.who.uid != 0:
+        if new.who.uid != ROOT_UID:
             raise Fs3Error(Code.PERMISSION, f"uid {new.who.uid} may not make a device: root may")
     elif kind not in (FileKind.FIFO, FileKind.SOCKET):
         raise Fs3Error(Code.INVALID, f"mknod does not make a {kind.name.lower()}")
@@ -253,7 +252,7 @@ def _check_new(
     directory = load_directory(txn, parent, who, SEARCH)
     if find_entry(txn, parent, stored_name) is not None:
         raise Fs3Error(Code.EXISTS, f"{name!r} in directory {parent} exists")
-    load_parent(txn, parent, who)
+    check_access(directory, who, WRITE | SEARCH)
     return directory, stored_name
 
 

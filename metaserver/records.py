@@ -104,7 +104,7 @@ def decode_inode(inode: InodeId, value: bytes) -> Inode:
     chains = struct.unpack_from(f"<{chain_count}I", value, _INODE.size)
     return Inode(
         inode=inode,
-        kind=FileKind(kind),
+        kind=_kind(kind),
         permissions=permissions,
         uid=uid,
         gid=gid,
@@ -130,7 +130,7 @@ def encode_dentry(inode: InodeId, kind: FileKind) -> bytes:
 def decode_dentry(value: bytes) -> tuple[InodeId, FileKind]:
     """What a name stands for."""
     _, kind, inode = _unpack(_DENTRY, value, "dentry")
-    return InodeId(inode), FileKind(kind)
+    return InodeId(inode), _kind(kind)
 
 
 def encode_time(time_ns: int) -> bytes:
@@ -195,6 +195,13 @@ def decode_xattr(value: bytes) -> bytes:
     """An extended attribute's value."""
     _check_format(value, "extended attribute")
     return value[1:]
+
+
+def _kind(number: int) -> FileKind:
+    try:
+        return FileKind(number)
+    except ValueError:
+        raise Fs3Error(Code.CORRUPT, f"a row says that something is of kind {number}") from None
 
 
 def _unpack(layout: struct.Struct, value: bytes, what: str) -> tuple[int, ...]:
