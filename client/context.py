@@ -1,8 +1,9 @@
 """What one client of one cluster shares among all its files: stubs, routing, data, upkeep.
 
-The upkeep thread sends gathered writes that have waited long enough, ends sessions of handles that
-are closed (many in one call), and keeps the client's sessions alive. It is started with the first
-open file and works in the background only: nothing that a caller waits for passes through it.
+Two upkeep threads, started with the first open file, work in the background only: nothing that a
+caller waits for passes through them. One keeps the client's sessions alive and ends those of
+handles that are closed, many in one call. The other sends gathered writes that have waited long
+enough; it may have to wait for storageservers, and must not hold up the first.
 
 A fork leaves the child with handles that work, under a new client id, without connections and
 without what the parent had gathered; sessions opened before the fork remain the parent's.
@@ -18,10 +19,11 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fs3.core.request import Limits
+from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.proto import cluster_pb2, metadata_pb2
@@ -36,7 +38,7 @@ from .routing import RoutingCache
 
 _UPKEEP_S = 0.25
 _CLOSINGS_MAX = 256  # in one call; a thread that closes more sends them itself
-_EXTEND_DEFAULT_S = 10.0
+_EXTEND_AGAIN_S = 5.0  # after a failure
 _EXIT_RETRY_S = 2.0  # an exiting process does not wait long for a metaserver that is away
 _log = get_logger(__name__)
 
@@ -85,7 +87,9 @@ class ClientContext:
     def _start_over(self) -> None:
         self._closings: list[Closing] = []
         self._lock = threading.Lock()  # guards _closings and _upkeep
-        self._upkeep: threading.Thread | None = None
+        self._extend_at_s = 0.0
+        self._sessions: dict[int, InodeId] = {}  # that are open, and this client's
+        self._upkeep: tuple[threading.Thread, ...] = ()
         self._wake = threading.Event()
 
     def _metadata_stub(self) -> Stub:
@@ -116,6 +120,7 @@ class ClientContext:
 
     def hold(self, inode: Inode, session: int, *, writer: bool) -> Handle:
         """The handle of a session that the metaserver has opened."""
+        self._sessions[session] = inode.inode
         return Handle(self.files.acquire(inode), session, self.client_id, writer)
 
     def drop(self, handle: Handle) -> None:
@@ -130,11 +135,14 @@ class ClientContext:
             inode = handle.opened.view().inode
             self.files.release(handle.opened)
             if handle.client == self.client_id:
+                self._sessions.pop(handle.session, None)
                 self._close_later(Closing(inode, handle.session))
 
     def drop_many(self, handles: Sequence[Handle]) -> None:
         """The same for many writers, in one call; sessions of a forked parent are left alone."""
         own = [handle for handle in handles if handle.client == self.client_id]
+        for handle in own:
+            self._sessions.pop(handle.session, None)
         try:
             closings = [handle.opened.closing(handle.session) for handle in own]
             for handle, closing, inode in zip(
@@ -163,20 +171,28 @@ class ClientContext:
     # -- upkeep ----------------------------------------------------------------------------------
 
     def _start_upkeep(self) -> None:
-        if self._upkeep is None:
-            with self._lock:
-                if self._upkeep is None:
-                    self._upkeep = threading.Thread(
+        if self._upkeep:
+            return
+        with self._lock:
+            if not self._upkeep:
+                self._upkeep = tuple(
+                    threading.Thread(
                         target=_run_upkeep,
-                        args=(weakref.ref(self), self._wake),
-                        name="fs3-upkeep",
+                        args=(weakref.ref(self), self._wake, task),
+                        name=f"fs3-{task.__name__.strip('_')}",
                         daemon=True,
                     )
-                    self._upkeep.start()
+                    for task in (ClientContext._keep_sessions, ClientContext._send_old)
+                )
+                for thread in self._upkeep:
+                    thread.start()
 
-    def _extend(self) -> float:
-        """Keep the sessions alive; in how many seconds to do it again."""
-        return self.metadata.extend_session(self._description) / 1000 / 3
+    def _keep_sessions(self) -> None:
+        self._send_closings()
+        if time.monotonic() >= self._extend_at_s:
+            self._extend_at_s = time.monotonic() + _EXTEND_AGAIN_S
+            lease_ms = self.metadata.extend_session(self._description)
+            self._extend_at_s = time.monotonic() + lease_ms / 1000 / 3
 
     def _send_old(self) -> None:
         now_s = time.monotonic()
@@ -192,30 +208,32 @@ class ClientContext:
             return
         self.closed = True
         self._wake.set()
-        if self._upkeep is not None and self._upkeep is not threading.current_thread():
-            self._upkeep.join()
+        for thread in self._upkeep:
+            if thread is not threading.current_thread():  # the collector runs in any
+                thread.join()
         with contextlib.ExitStack() as stack:
             stack.callback(self._channel.close)
             stack.callback(self.data.close_thread)
             stack.callback(self._send_closings)
+            left = [Closing(inode, session) for session, inode in self._sessions.items()]
+            self._closings += left
             for opened in self.files:
                 stack.callback(opened.flush)
 
 
-def _run_upkeep(reference: weakref.ref[ClientContext], wake: threading.Event) -> None:
+def _run_upkeep(
+    reference: weakref.ref[ClientContext],
+    wake: threading.Event,
+    task: Callable[[ClientContext], None],
+) -> None:
     """Until the context is closed or forgotten: no reference to it is held while waiting."""
-    extend_at_s = 0.0
     while not wake.wait(_UPKEEP_S):
         context = reference()
         if context is None:
             return
         try:
-            context._send_old()
-            context._send_closings()
-            if time.monotonic() >= extend_at_s:
-                extend_at_s = time.monotonic() + context._extend()
+            task(context)
         except Fs3Error as error:
-            extend_at_s = time.monotonic() + _EXTEND_DEFAULT_S
             _log.warning("upkeep_failed", error=str(error))
         del context
 

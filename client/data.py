@@ -277,7 +277,7 @@ class DataClient:
             operation, items["chain"], items["length"], _now_ms(), self._limits, next(self._turns)
         )
         links = self._links()
-        routing = self._routing.get()
+        routing = self._routing.get(self._limits.deadline_ms / 1000)
         flights: dict[int, Request] = {}
         try:
             while not batch.finished:

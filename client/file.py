@@ -225,6 +225,48 @@ class File(io.RawIOBase):
             super().close()
 
 
+class WriteBuffer(io.BufferedWriter):
+    """Python's own, but flush goes through to the cluster."""
+
+    def flush(self) -> None:
+        """Make what was written visible to every client."""
+        super().flush()
+        self.raw.flush()
+
+    def fsync(self) -> None:
+        """The same, on stable storage of every replica."""
+        super().flush()
+        _file(self.raw).fsync()
+
+
+class UpdateBuffer(io.BufferedRandom):
+    """Python's own, but flush goes through to the cluster."""
+
+    def flush(self) -> None:
+        """Make what was written visible to every client."""
+        super().flush()
+        self.raw.flush()
+
+    def fsync(self) -> None:
+        """The same, on stable storage of every replica."""
+        super().flush()
+        _file(self.raw).fsync()
+
+
+class TextFile(io.TextIOWrapper):
+    """Python's own, with :meth:`fsync`."""
+
+    def fsync(self) -> None:
+        """Flush, and put what was written on stable storage of every replica."""
+        self.flush()
+        _file(self.buffer.raw).fsync()  # type: ignore[attr-defined]  # every buffer of ours has it
+
+
+def _file(raw: object) -> File:
+    assert isinstance(raw, File)
+    return raw
+
+
 def buffered(
     raw: File,
     mode: OpenMode,
@@ -241,16 +283,16 @@ def buffered(
         return raw
     if buffering in (-1, 1):
         buffering = _buffer_bytes(raw, mode)
-    buffer: io.BufferedRandom | io.BufferedReader | io.BufferedWriter
+    buffer: UpdateBuffer | io.BufferedReader | WriteBuffer
     if mode.update:
-        buffer = io.BufferedRandom(raw, buffering)
+        buffer = UpdateBuffer(raw, buffering)
     elif mode.read:
         buffer = io.BufferedReader(raw, buffering)
     else:
-        buffer = io.BufferedWriter(raw, buffering)
+        buffer = WriteBuffer(raw, buffering)
     if mode.binary:
         return buffer
-    return io.TextIOWrapper(buffer, encoding, errors, newline, line_buffering)
+    return TextFile(buffer, encoding, errors, newline, line_buffering)
 
 
 def _buffer_bytes(raw: File, mode: OpenMode) -> int:

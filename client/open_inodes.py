@@ -94,6 +94,7 @@ class OpenInode:
         # stands when somebody else made one.
         self.known_version = -1
         self._inode = inode  # as the metaserver said last
+        self._facts = threading.Lock()  # guards the two; never held for long, unlike the next
         self._lock = threading.RLock()  # guards all below
         self._gathered: dict[int, _Gathered] = {}
         self._gathered_bytes = 0
@@ -108,6 +109,7 @@ class OpenInode:
     def forget_writes(self, buffers: ChunkBuffers) -> None:
         """In a forked child: what was gathered is the parent's to send."""
         self._buffers = buffers
+        self._facts = threading.Lock()
         self._lock = threading.RLock()
         self._gathered.clear()
         self._gathered_bytes = 0
@@ -140,7 +142,7 @@ class OpenInode:
 
         ``own_change``: it is the answer to a change of data or length made here.
         """
-        with self._lock:
+        with self._facts:
             if own_change and inode.version == self.known_version + 1:
                 self.known_version = inode.version
             old = self._inode

@@ -8,6 +8,7 @@ metaserver; the others wait for what it brings (single flight).
 from __future__ import annotations
 
 import threading
+import time
 
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
@@ -17,6 +18,8 @@ from fs3.rpc import Stub
 from fs3.wire import decode_update
 
 _REFRESH_TIMEOUT_S = 2.0
+_PAUSE_S = 0.1
+_PASSING = frozenset((Code.UNREACHABLE, Code.MAYBE_APPLIED, Code.BUSY, Code.NOT_READY))
 _log = get_logger(__name__)
 
 
@@ -32,13 +35,25 @@ class RoutingCache:
         self._asking = threading.Lock()  # held by the one thread that asks
         self._routing = Routing()
 
-    def get(self) -> Routing:
-        """The routing as last heard; asks the metaserver only the first time."""
+    def get(self, wait_s: float = 0.0) -> Routing:
+        """The routing as last heard; asks the metaserver only the first time.
+
+        Fs3Error UNREACHABLE or MAYBE_APPLIED if it does not answer within ``wait_s``.
+        """
         if self._routing.version == 0:
             with self._asking:
                 if self._routing.version == 0:
-                    self._fetch()
+                    self._fetch_first(time.monotonic() + wait_s)
         return self._routing
+
+    def _fetch_first(self, deadline_s: float) -> None:
+        while True:
+            try:
+                return self._fetch()
+            except Fs3Error as error:
+                if error.code not in _PASSING or time.monotonic() >= deadline_s:
+                    raise
+            time.sleep(_PAUSE_S)
 
     def refresh(self, stale: Routing) -> Routing:
         """A routing newer than ``stale`` if there is one and it can be had, else the same.

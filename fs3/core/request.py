@@ -99,6 +99,8 @@ class Batch:
         self._deadline_ms = now_ms + limits.deadline_ms
         self._state = np.zeros(count, np.uint8)
         self._due_ms = np.full(count, now_ms, np.int64)
+        self._versions = np.zeros(count, np.uint32)  # of their chains, when they were sent
+        self._known: Mapping[ChainId, Chain] = {}  # the routing as last seen
         self._attempts: dict[int, int] = {}  # failures so far, of the items that had any
         self._reasons: dict[int, Code] = {}  # the last one, of the same items
         self._bad: dict[int, set[NodeId]] = {}  # who cannot serve an item, whatever routing says
@@ -140,6 +142,7 @@ class Batch:
         nodes = np.zeros(len(due), np.int64)  # 0: nobody to ask yet
         versions = np.zeros(len(due), np.uint32)
         planned = dict(load)
+        self._known = chains
         for number, where in _groups(self._chains[due]):
             chain = chains.get(ChainId(number))
             if chain is not None:
@@ -223,6 +226,7 @@ class Batch:
             send = Send(self._next_number, node, items[start:stop], versions[start:stop], size)
             self._flights[send.number] = _Flight(send, now_ms + self._limits.request_ms)
             self._state[send.items] = _SENT
+            self._versions[send.items] = send.chain_versions
             self._next_number += 1
             yield send
             start, free = stop, free - 1
@@ -273,9 +277,17 @@ class Batch:
             self._bad.setdefault(item, set()).add(node)
             self._due_ms[item] = now_ms
             return
+        if code is Code.STALE_CHAIN and self._has_newer(item):
+            self._due_ms[item] = now_ms
+            return
         if code is Code.NOT_SERVING:
             self._avoid_until_ms[node] = now_ms + self._limits.avoid_ms
         self._pause(item, retry, now_ms)
+
+    def _has_newer(self, item: int) -> bool:
+        """Has the routing moved on since the item was sent?"""
+        chain = self._known.get(ChainId(int(self._chains[item])))
+        return chain is not None and chain.version > int(self._versions[item])
 
     def _no_target(self, items: Indices, now_ms: int) -> None:
         """Routing knows nobody who serves the chain of these items."""

@@ -191,6 +191,41 @@ def test_length_is_visible_to_others_after_flush(cluster, client):
     assert other.read("/f") == b"x" * 10 + b"y" * 10
 
 
+def test_flush_of_a_wrapped_file_is_seen_by_others_and_fsync_is_durable(cluster, client):
+    other = cluster.client()
+    with client.open("/t", "w") as file:
+        file.write("flushed")
+        file.flush()
+        assert other.read("/t") == b"flushed"
+        file.write(" and synced")
+        file.fsync()
+        assert other.read("/t") == b"flushed and synced"
+    assert all(len(synced) == 1 for synced in cluster.synced.values())
+    with client.open("/t", "rb+") as file:
+        file.write(b"F")
+        file.flush()
+        assert other.read("/t") == b"Flushed and synced"
+        file.fsync()
+
+
+def test_closing_a_client_ends_the_sessions_of_files_left_open(cluster):
+    client = cluster.client()
+    client.write("/f", b"x")
+    left = client.open_file("/f", "r+")
+    left.write(b"left")
+    client.close()
+    left.close()
+    with cluster.client() as reader:
+        assert reader.read("/f") == b"left"
+    other = cluster.client()
+    inode = other.inode("/f")
+    other.unlink("/f")
+    with pytest.raises(Fs3Error):
+        other.context.metadata.open(
+            inode.inode, read=True, write=False, truncate=False, session=other.context.new_session()
+        )
+
+
 def test_fsync_makes_every_chunk_durable_on_every_replica(cluster, client):
     with client.open_file("/f", "wb") as file:
         file.write(b"a" * CHUNK_BYTES)

@@ -145,6 +145,20 @@ def test_a_stale_chain_is_asked_again_at_once_with_fresh_routing_then_after_paus
     assert times == [0, 1, 11, 31, 71, 151]  # a tick is 1 ms here, so "at once" is the next
 
 
+def test_an_old_request_found_stale_after_the_refresh_needs_no_other():
+    limits = Limits(items_per_request=1)
+    read = batch(Operation.READ, [1, 1], limits=limits)
+    first, second = read.sends(table(chain(1, 7, version=1)), {}, 0)
+    read.replied(first.number, codes(first, Code.STALE_CHAIN), 1)
+    assert read.refresh
+    read.refresh = False
+    again = read.sends(table(chain(1, 7, version=2)), {}, 1)
+    read.replied(second.number, codes(second, Code.STALE_CHAIN), 2)
+    assert not read.refresh
+    again += read.sends(table(chain(1, 7, version=2)), {}, 2)
+    assert [send.items.tolist() for send in again] == [[0], [1]]
+
+
 def test_busy_and_dirty_pause_without_a_refresh():
     for code in (Code.BUSY, Code.DIRTY, Code.NOT_READY):
         read = batch(Operation.READ, [1])
