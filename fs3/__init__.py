@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# In a checkout the packages fs3.metaserver, fs3.storageserver, fs3.client and fs3.proto stand beside
-# this folder, not in it (DESIGN: four folders). An installed fs3 maps them; run from the root of a
-# checkout, Python finds ./fs3 first, and this makes its neighbours reachable.
+# In a checkout the packages fs3.metaserver, fs3.storageserver, fs3.client and fs3.proto stand
+# beside this folder, not in it. An installed fs3 maps them; run from the root of a checkout, Python
+# finds ./fs3 first, and this makes its neighbours reachable.
 _checkout = Path(__file__).resolve().parent.parent
 if (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
 
 if TYPE_CHECKING:
-    from fs3.client.api import Client as Client  # noqa: PLC0414
-    from fs3.client.api import File as File  # noqa: PLC0414
-    from fs3.client.api import connect as connect  # noqa: PLC0414
-    from fs3.errors import Fs3Error as Fs3Error  # noqa: PLC0414
+    from fs3.client.api import Client as Client
+    from fs3.client.api import File as File
+    from fs3.client.api import connect as connect
+    from fs3.errors import Fs3Error as Fs3Error
 
 _EXPORTS = {
     "Client": "fs3.client.api",

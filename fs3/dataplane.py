@@ -86,7 +86,8 @@ def decode_items(head: Buffer, dtype: np.dtype[Any], offset: int = 0) -> NDArray
     if rest or count < 0:
         raise Fs3Error(
             Code.PROTOCOL,
-            f"a head of {len(head)} bytes is not {offset} bytes and whole items of {dtype.itemsize}",
+            f"a head of {len(head)} bytes is not {offset} bytes and"
+            f" whole items of {dtype.itemsize}",
         )
     if count > BATCH_ITEMS_MAX:
         raise Fs3Error(

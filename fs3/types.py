@@ -68,7 +68,7 @@ class Inode:
     truncate_version: int = 0  # grows at every shrink; a length hint of an older one is ignored
     symlink: str = ""
     device: int = 0
-    parent: InodeId = InodeId(0)  # of a directory
+    parent: InodeId = InodeId(0)  # noqa: RUF009 - an int; of a directory
 
     @property
     def mode(self) -> int:
