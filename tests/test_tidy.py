@@ -18,11 +18,7 @@ import typer
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("fs3", "metaserver", "storageserver", "client")
 LINES_MAX = 500
-# Longer ones, each with the length it has: it may shrink, and then this number with it.
-LONG_FILES = {
-    "fs3/core/replica.py": 606,
-    "tests/posix/test_front_on_memory.py": 519,
-}
+TEST_LINES_MAX = 650  # a suite reads as a list
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "common", "misc", "tools"}
 # What only makes sense on the machine of whoever wrote it.
 FOREIGN_PATH = re.compile(r"(?<![\w.$-])/(?:work|home|Users|root)/(?!\.\.\.)[\w.-]+")
@@ -110,11 +106,12 @@ def test_core_imports_only_the_standard_library_numpy_and_itself() -> None:
 
 
 def test_no_file_is_long() -> None:
-    lengths = {path: len(path.read_text().splitlines()) for path in sources()}
-    long = {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n > LINES_MAX}
-    grown = {name: n for name, n in long.items() if n > LONG_FILES.get(name, LINES_MAX)}
-    assert grown == {}, f"over {LINES_MAX} lines, or longer than before: is there a seam?"
-    assert LONG_FILES.keys() <= long.keys(), "some are short now: take them off the list"
+    long = {}
+    for path in sources():
+        lines = len(path.read_text().splitlines())
+        if lines > (TEST_LINES_MAX if in_folder(path) == "tests" else LINES_MAX):
+            long[str(path.relative_to(ROOT))] = lines
+    assert long == {}, "is there a seam?"
 
 
 def test_file_names_say_something() -> None:
@@ -208,7 +205,9 @@ def test_commands_in_documents_exist(name: str) -> None:
         words = line.split("#")[0].split()
         if not words:
             continue
-        if words[0] == "fs3" and len(words) > 1 and not words[1].startswith("-"):
+        if words[0] == "fs3" and len(words) > 1 and words[1].islower():
+            if words[1].startswith("-"):
+                continue
             assert words[1] in known, f"{name}: {line!r}"
             if hasattr(known[words[1]], "commands") and len(words) > 2:
                 assert f"{words[1]} {words[2]}" in known, f"{name}: {line!r}"
