@@ -200,7 +200,10 @@ class RocksEngine(Engine, Committer):
             return
         bounds = ReadOptions()
         bounds.set_iterate_upper_bound(end)
-        rows = self._db.iter(bounds)
+        try:
+            rows = self._db.iter(bounds)
+        except Exception as error:
+            raise _as_ours(error) from error
         if reverse:
             rows.seek_to_last()
         else:
