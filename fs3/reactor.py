@@ -140,8 +140,8 @@ class Reactor:
         ready = self._epoll.poll(self._timeout_s(), _EVENTS_PER_TURN)
         repeats, self._repeats = self._repeats, {}
         for fd, events in ready:
-            repeats.pop(fd, None)
-            self._call(fd, events)
+            repeated = READABLE if repeats.pop(fd, 0) is None else 0
+            self._call(fd, events | repeated)
         for fd in repeats:
             self._call(fd, READABLE)
         self._run_timers()

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from fs3.reactor import READABLE, Reactor
+from fs3.reactor import READABLE, WRITABLE, Reactor
 
 
 @pytest.fixture
@@ -97,6 +97,22 @@ def test_who_has_work_left_is_called_again_without_new_input(reactor, pair):
     reactor.repeat(left.fileno())
     reactor.run()
     assert calls == [READABLE] * 3
+
+
+def test_work_left_is_not_forgotten_when_the_descriptor_is_ready_for_something_else(reactor, pair):
+    left, _ = pair
+    calls = []
+
+    def on_ready(events):
+        calls.append(events)
+        if len(calls) == 1:
+            reactor.repeat(left.fileno())
+        else:
+            reactor.stop()
+
+    reactor.register(left.fileno(), WRITABLE, on_ready)
+    reactor.run()
+    assert calls == [WRITABLE, WRITABLE | READABLE]
 
 
 def test_call_soon_keeps_the_order_and_what_it_adds_waits_a_turn(reactor):
