@@ -18,14 +18,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path as LocalPath
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from fs3.core.request import Limits
 from fs3.errors import Code, Fs3Error
-from fs3.rpc import FrameChannel
+from fs3.rpc import Channel, FrameChannel
 from fs3.types import Credentials, FileKind
 
 from .batch import ReadRequest, WriteRequest, read_batch, write_batch
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Client", "DirEntry", "File", "connect"]
 
 CLUSTER_ID_DEFAULT = "default"
+_CONNECT_PAUSE_S = 0.1
+_TRY_GRPC = frozenset((Code.UNREACHABLE, Code.MAYBE_APPLIED, Code.PROTOCOL))
 
 
 def connect(
@@ -50,6 +53,7 @@ def connect(
     credentials: Credentials | None = None,
     timeout_s: float = 30.0,
     metadata_timeout_s: float = RETRY_S,
+    connect_timeout_s: float = 5.0,
 ) -> Client:
     """A client of the cluster at ``address``.
 
@@ -58,37 +62,76 @@ def connect(
     ``cluster_id`` is by default that of the local cluster's directory, or ``FS3_CLUSTER_ID``, or
     "default"; a wrong one is refused by name. ``credentials`` say on whose behalf (default: this
     process). ``timeout_s``: how long a read or write waits for storageservers that are away, and
-    ``metadata_timeout_s`` the same for metaservers. Raises Fs3Error, UNREACHABLE among others.
+    ``metadata_timeout_s`` the same for metaservers; ``connect_timeout_s``: for the first answer.
+
+    A metaserver that does not speak frames at that address is called over gRPC, which is slower,
+    and not to be used in forked children. Raises Fs3Error: UNREACHABLE, WRONG_CLUSTER and others.
     """
-    addresses, found_id = _locate(address)
-    name = cluster_id or found_id or os.environ.get("FS3_CLUSTER_ID") or CLUSTER_ID_DEFAULT
+    place = _locate(address)
+    name = cluster_id or place.cluster_id or os.environ.get("FS3_CLUSTER_ID") or CLUSTER_ID_DEFAULT
     limits = Limits(deadline_ms=int(timeout_s * 1000))
-    context = ClientContext(
-        FrameChannel(addresses, name),
-        name,
-        credentials,
-        limits=limits,
-        retry_s=metadata_timeout_s,
-        pipeline=Pipeline(addresses, name),
-    )
-    return Client(context)
+
+    def context(channel: Channel, pipeline: Pipeline | None) -> ClientContext:
+        return ClientContext(
+            channel,
+            name,
+            credentials,
+            limits=limits,
+            retry_s=metadata_timeout_s,
+            pipeline=pipeline,
+        )
+
+    frames = context(FrameChannel(place.addresses, name), Pipeline(place.addresses, name))
+    deadline_s = time.monotonic() + connect_timeout_s
+    while True:
+        try:
+            frames.routing.get()
+            return Client(frames)
+        except Fs3Error as error:
+            if error.code not in _TRY_GRPC:
+                raise
+            failure = error
+        try:
+            grpc = context(_grpc_channel(place.grpc_addresses, name), None)
+            grpc.routing.get()
+            return Client(grpc)
+        except Fs3Error:
+            grpc.close()
+            if time.monotonic() >= deadline_s or failure.code is Code.PROTOCOL:
+                raise failure from None  # what was tried first says more
+        time.sleep(_CONNECT_PAUSE_S)
 
 
-def _locate(address: str | os.PathLike[str] | Sequence[str] | None) -> tuple[list[str], str | None]:
-    """Frame addresses of metaservers, and the cluster's name if it is known there."""
+def _grpc_channel(addresses: Sequence[str], cluster_id: str) -> Channel:
+    from fs3.rpc_grpc import GrpcChannel  # grpc is slow to import and seldom needed
+
+    return GrpcChannel(addresses, cluster_id)
+
+
+class _Place(NamedTuple):
+    """Where metaservers are, and the cluster's name if it is known."""
+
+    addresses: list[str]
+    grpc_addresses: list[str]
+    cluster_id: str | None
+
+
+def _locate(address: str | os.PathLike[str] | Sequence[str] | None) -> _Place:
     if address is None:
         address = os.environ.get("FS3_ADDRESS", "")
     if not isinstance(address, str | os.PathLike):
-        return list(address), None
+        return _Place(list(address), list(address), None)
     text = os.fspath(address)
     if not text:
         raise Fs3Error(Code.INVALID, "no address: give one, or set FS3_ADDRESS")
     description = LocalPath(text) / "cluster.json"
     if "/" not in text and ":" in text and not description.exists():
-        return [part.strip() for part in text.split(",")], None
+        addresses = [part.strip() for part in text.split(",")]
+        return _Place(addresses, addresses, None)
     try:
         cluster = json.loads(description.read_text())
-        return [cluster["metaserver_frame_address"]], cluster["cluster_id"]
+        frames, grpc = cluster["metaserver_frame_address"], cluster["metaserver_grpc_address"]
+        return _Place([frames], [grpc], cluster["cluster_id"])
     except FileNotFoundError as error:
         raise Fs3Error(
             Code.INVALID,

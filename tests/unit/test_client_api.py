@@ -17,6 +17,7 @@ import fs3
 from fs3 import dataplane
 from fs3.client.api import Client
 from fs3.errors import Code, Fs3Error
+from fs3.rpc_grpc import serve_grpc
 from fs3.types import Credentials
 
 
@@ -62,12 +63,35 @@ def test_a_wrong_address_or_cluster_is_one_clear_error(cluster, tmp_path, monkey
         fs3.connect()
     with pytest.raises(Fs3Error, match=r"cluster\.json"):
         fs3.connect(tmp_path)
-    with (
-        fs3.connect(cluster.meta_address, cluster_id="other") as client,
-        pytest.raises(Fs3Error) as caught,
-    ):
-        client.listdir("/")
+    with pytest.raises(Fs3Error, match="fake") as caught:
+        fs3.connect(cluster.meta_address, cluster_id="other")
     assert caught.value.code is Code.WRONG_CLUSTER
+    cluster.stop_metaserver()
+    with pytest.raises(Fs3Error) as caught:
+        fs3.connect(cluster.meta_address, cluster_id="fake", connect_timeout_s=0.2)
+    assert caught.value.code is Code.UNREACHABLE
+
+
+def test_a_metaserver_that_speaks_only_grpc_is_called_over_grpc(cluster):
+    server, port = serve_grpc(cluster.handlers, "127.0.0.1:0")
+    try:
+        with fs3.connect(f"127.0.0.1:{port}", cluster_id="fake") as client:
+            client.mkdir("/over-grpc")
+            client.write("/over-grpc/f", b"x" * 100)
+            assert client.read_batch([("/over-grpc/f", 90, 100)]) == [b"x" * 10]
+            client.write_batch([("/over-grpc/f", 0, b"y")])
+            assert client.read("/over-grpc/f")[:2] == b"yx"
+    finally:
+        server.stop(0).wait()
+
+
+def test_connecting_waits_for_a_metaserver_that_starts(cluster):
+    cluster.stop_metaserver()
+    starter = threading.Timer(0.3, cluster.start_metaserver)
+    starter.start()
+    with fs3.connect(cluster.meta_address, cluster_id="fake") as client:
+        assert client.listdir("/") == []
+    starter.join()
 
 
 def test_a_closed_client_says_so(client):
