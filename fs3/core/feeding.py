@@ -2,7 +2,9 @@
 
 :class:`Resync` decides what is lacking; here the chunks' lanes come in. A chunk is copied under its
 lock: the lane holds an operation that changes nothing here and is forwarded like any update. A
-chunk whose own update is under way needs no copy: that update is forwarded as a full replace.
+chunk whose own update is under way needs no copy: that update is forwarded as a full replace. But
+an update that was on its last step when the successor came never passes it: comparing begins when
+all of those are committed, and so can be seen.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ class Feeder:
         self._table = table
         self._lanes = lanes
         self._limits = limits
+        self._passed_before = [
+            lane.operation
+            for lane in lanes.values()
+            if lane.operation is not None and lane.operation.phase is Phase.COMMITTING
+        ]
 
     def heard(self, message: SyncPage | SyncChannels) -> None:
         """An answer of the syncing successor."""
@@ -43,6 +50,9 @@ class Feeder:
 
     def pump(self, now_ms: int) -> tuple[list[Message], list[Operation]]:
         """What to ask now, and the copies to forward now; their lanes are taken."""
+        self._passed_before = [op for op in self._passed_before if self._is_under_way(op)]
+        if self._passed_before:
+            return [], []
         messages = self.resync.messages(self._route, self._table, now_ms)
         copies: list[Operation] = []
         rate = self._limits.resync_bytes_per_s
@@ -68,6 +78,10 @@ class Feeder:
             resync=True,
             resend_after_ms=self._limits.resend_ms,
         )
+
+    def _is_under_way(self, operation: Operation) -> bool:
+        lane = self._lanes.get(operation.chunk)
+        return lane is not None and lane.operation is operation
 
     def _on_its_way(self, chunk: ChunkId) -> bool:
         """Only what is being forwarded is sure to arrive: a staging update may still fail, one that

@@ -2,11 +2,12 @@
 
 The source (the last serving replica) asks for the syncing replica's records in pages, in chunk
 order, compares each page with its own, and brings what differs under the chunk's lock. Writes go on
-meanwhile and reach the syncing replica as full replaces, so a chunk that one of them reached since
-its page was asked for is equal, whatever the page says: without that rule a busy chain would find
-differences for ever. When a round is through and something differed, another round follows; a round
-without a difference ends with the exactly-once records and SyncDone. So the end is verified, and a
-resync that breaks off starts over cheaply: what is there already is equal.
+meanwhile and reach the syncing replica as full replaces. So a chunk that one of them reached since
+its page was asked for is equal, whatever the page says, and one that is on its way is only waited
+for: without that rule a busy chain would find differences for ever. When a round is through and
+something differed, another round follows; a round without a difference ends with the exactly-once
+records and SyncDone. So the end is verified, and a resync that breaks off starts over cheaply: what
+is there already is equal.
 
 A chunk is different when version, length or checksum are (a version alone can lie: after a power
 cut two replicas may have given one number to different data), or when the syncing one has a version
@@ -71,6 +72,7 @@ class Resync:
         self._todo: deque[ChunkId] = deque()
         self._under_way: set[ChunkId] = set()
         self._reached: set[ChunkId] = set()  # acknowledged there since the last page was compared
+        self._awaited: set[ChunkId] = set()  # different, but an update is on its way
         self._channels_after: tuple[int, int] = (-1, -1)
         self._channels_end = False
         self._allowance_bytes = 0.0
@@ -90,7 +92,7 @@ class Resync:
         """What to send now; called often, asks again only after a while."""
         self._advance()
         waiting = self._asked_at_ms is not None and now_ms - self._asked_at_ms < _ASK_AGAIN_MS
-        if waiting or self._todo or self._under_way:
+        if waiting or self._todo or self._under_way or (self._last_page and self._awaited):
             return []
         self._asked_at_ms = now_ms
         if self._stage is _Stage.COMPARE:
@@ -110,7 +112,7 @@ class Resync:
         """A page is dealt with when all it asked for has been brought."""
         if self._stage is not _Stage.COMPARE or not self._last_page:
             return
-        if self._todo or self._under_way:
+        if self._todo or self._under_way or self._awaited:
             return
         self._total = self._compared
         self._last_page = False
@@ -148,11 +150,11 @@ class Resync:
         if end is not None:
             mine = [row for row in mine if row[0] <= end]
             theirs = [row for row in theirs if row[0] <= end]
-        self._todo.extend(
-            chunk
-            for chunk in differing(mine, theirs)
-            if chunk not in self._reached and not on_its_way(chunk)
-        )
+        for chunk in differing(mine, theirs):
+            if on_its_way(chunk):
+                self._awaited.add(chunk)
+            elif chunk not in self._reached:
+                self._todo.append(chunk)
         self._reached.clear()
         self._dirty = self._dirty or bool(self._todo)
         self._compared += len(mine)
@@ -191,6 +193,7 @@ class Resync:
 
     def reached(self, chunk: ChunkId) -> None:
         """The syncing replica has acknowledged the chunk as it is here."""
+        self._awaited.discard(chunk)
         if self._stage is _Stage.COMPARE:
             self._reached.add(chunk)
 

@@ -144,11 +144,27 @@ def test_a_chunk_that_a_write_reached_meanwhile_is_not_different():
     assert isinstance(resync.messages(ROUTE, table, 0)[0], m.SyncChannels)
 
 
-def test_a_chunk_that_is_being_forwarded_is_not_different():
+def test_a_chunk_that_is_being_forwarded_is_not_copied_but_waited_for():
+    """The forward may be lost and sent again: before it arrives the two are not equal."""
     table = _Table({K1: ChunkMeta(version=5)})
     resync = Resync(page=10, window=1)
     resync.on_page(_page(), table, lambda chunk: chunk == K1)
     assert resync.next_chunk(0, 0) is None
+    assert resync.messages(ROUTE, table, 0) == []
+    resync.reached(K1)
+    assert isinstance(resync.messages(ROUTE, table, 0)[0], m.SyncChannels)
+
+
+def test_comparing_waits_for_updates_that_passed_before_the_successor_came():
+    """Committed nowhere yet and no more forwarded: both tables look equal, and are not for long."""
+    rig = Rig(1, chain(1, (1, S), (2, OFF)))
+    stage = rig.step(write("a", b"x"))
+    commit = rig.step(rig.store(stage)[0])
+    assert rig.settle(m.ChainChanged(chain(2, (1, S), (2, Y)))) == []
+    rig.settle(*rig.store(commit))
+    rig.now_ms = 20
+    (request,) = rig.settle(m.Tick())
+    assert isinstance(request.message, m.SyncRequest)
 
 
 def test_a_round_that_found_differences_is_followed_by_another():

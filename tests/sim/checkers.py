@@ -1,0 +1,96 @@
+"""What must hold, seen from outside the code under test, at every step and at the end.
+
+* Who shows data is serving in the manager's newest chain: nobody is passed by a newer version of
+  his chain while he still answers. This is what leases are for.
+* Who commits an update does it after everybody behind him: at that moment all later serving
+  replicas of the chain, as he knows it, have the same version with the same content.
+* Nobody fails, unless the disk was full.
+* At the end, faults over: every replica serves, all copies are equal, nothing is pending.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from fs3.core.types import PublicState, TargetId
+
+from .manager import Manager, describe
+from .swarm import Settings
+from .world import Violation
+
+
+class Cluster(Protocol):
+    """What a checker looks at."""
+
+    nodes: dict[int, Any]
+    manager: Manager
+
+
+class Checker:
+    """Watches one world."""
+
+    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+        self._cluster = cluster
+        self._settings = settings
+
+    def shows(self, number: int, chunk: bytes | None, value: bytes | None) -> None:
+        """A node answers a read with data."""
+        place = self._cluster.manager.chain.replica(TargetId(number))
+        if place is None or place.state is not PublicState.SERVING:
+            now = describe(self._cluster.manager.chain)
+            raise Violation(f"node {number} shows {value!r} of {chunk!r}, but: {now}")
+
+    def committed(self, number: int, chunk: bytes, chain_version: int) -> None:
+        """A node's store has committed what its core decided on in ``chain_version``."""
+        mine = self._copy(number, chunk)
+        core = self._cluster.nodes[number].core
+        if core.chain.version != chain_version:
+            return
+        targets = [replica.target for replica in core.chain.serving]
+        if TargetId(number) not in targets:
+            return
+        for target in targets[targets.index(TargetId(number)) + 1 :]:
+            other = self._cluster.nodes[int(target)]
+            if other.core is None or other.core.chain.version != core.chain.version:
+                continue
+            theirs = self._copy(int(target), chunk)
+            if theirs != mine:
+                raise Violation(
+                    f"node {number} has committed {mine} before node {target}, which has {theirs}"
+                )
+
+    def _copy(self, number: int, chunk: bytes) -> tuple[int, bytes | None]:
+        disk = self._cluster.nodes[number].disk
+        meta = disk.store.meta(chunk)
+        return (meta.version if meta is not None else 0), disk.read(chunk)
+
+    def failed(self, number: int, reason: str) -> None:
+        """A target took itself out."""
+        if not (self._settings.full_disks and "NO_SPACE" in reason):
+            raise Violation(f"node {number} failed: {reason}")
+
+    def problem(self) -> str | None:
+        """What is not yet as it must be at the end."""
+        chain = self._cluster.manager.chain
+        if any(r.state is not PublicState.SERVING for r in chain.replicas):
+            return f"not everybody serves: {describe(chain)}"
+        copies = {}
+        for replica in chain.replicas:
+            node = self._cluster.nodes[int(replica.target)]
+            if node.core is None or node.core.chain.version != chain.version:
+                return f"node {replica.target} does not know chain {chain.version}"
+            if node.core.lanes:
+                return f"node {replica.target} still works on {list(node.core.lanes.values())}"
+            if not node.core.serves(node.clock_ms()):
+                return f"node {replica.target} does not serve"
+            copies[replica.target] = [
+                (chunk, meta.version, meta.length, meta.checksum, meta.pending_version)
+                for chunk, meta in node.disk.store.scan(None, 1000)
+            ]
+        first = copies[chain.replicas[0].target]
+        for target, rows in copies.items():
+            if rows != first:
+                return f"copies differ: node {target} has {rows}, not {first}"
+            if any(row[4] for row in rows):
+                return f"node {target} has something pending: {rows}"
+        return None
