@@ -32,6 +32,7 @@ from fs3.core.types import Chain, ChainId, NodeId
 _WAITING, _SENT, _DONE = 0, 1, 2
 
 Indices = NDArray[np.int64]
+_FIRST: Indices = np.zeros(1, np.int64)
 Codes = NDArray[np.uint32]
 
 
@@ -106,7 +107,8 @@ class Batch:
         self._bad: dict[int, set[NodeId]] = {}  # who cannot serve an item, whatever routing says
         self._avoid_until_ms: dict[NodeId, int] = {}
         self._flights: dict[int, _Flight] = {}
-        self._open = count
+        self._open = count  # items without a result
+        self._sent = 0  # of these, the ones in flight
         self._next_number = 0
 
     @property
@@ -116,11 +118,14 @@ class Batch:
 
     def wake_ms(self, now_ms: int) -> int:
         """When to call :meth:`sends` (and :meth:`overdue`) again, if nothing happens before."""
-        wake = min((f.expires_ms for f in self._flights.values()), default=self._deadline_ms)
-        waiting = self._due_ms[(self._state == _WAITING) & (self._due_ms > now_ms)]
-        if len(waiting):
-            wake = min(wake, int(waiting.min()))
-        return min(wake, self._deadline_ms)
+        wake = self._deadline_ms
+        for flight in self._flights.values():
+            wake = min(wake, flight.expires_ms)
+        if self._open > self._sent:
+            waiting = self._due_ms[(self._state == _WAITING) & (self._due_ms > now_ms)]
+            if len(waiting):
+                wake = min(wake, int(waiting.min()))
+        return wake
 
     def overdue(self, now_ms: int) -> list[int]:
         """Requests to give up: break their connections, then say :meth:`lost`."""
@@ -133,6 +138,8 @@ class Batch:
         self, chains: Mapping[ChainId, Chain], load: Mapping[NodeId, int], now_ms: int
     ) -> list[Send]:
         """The requests to send now. ``load``: bytes outstanding per node, of all batches."""
+        if self._open == self._sent:
+            return []
         if now_ms >= self._deadline_ms:
             self._give_up()
             return []
@@ -215,42 +222,51 @@ class Batch:
     def _cut(self, node: NodeId, items: Indices, versions: Codes, now_ms: int) -> Iterator[Send]:
         """Requests of allowed size for one node, as many as may be in flight."""
         free = self._limits.requests_per_node
-        free -= sum(f.send.node == node for f in self._flights.values())
+        for flight in self._flights.values():
+            free -= flight.send.node == node
         ends = np.cumsum(self._lengths[items])
-        start = 0
+        start, before = 0, 0
         while start < len(items) and free > 0:
-            before = int(ends[start - 1]) if start else 0
             fit = int(np.searchsorted(ends, before + self._limits.bytes_per_request, "right"))
             stop = min(max(fit, start + 1), start + self._limits.items_per_request)
-            size = int(ends[stop - 1]) - before
-            send = Send(self._next_number, node, items[start:stop], versions[start:stop], size)
-            self._flights[send.number] = _Flight(send, now_ms + self._limits.request_ms)
-            self._state[send.items] = _SENT
-            self._versions[send.items] = send.chain_versions
-            self._next_number += 1
-            yield send
-            start, free = stop, free - 1
+            end = int(ends[stop - 1])
+            yield self._depart(node, items[start:stop], versions[start:stop], end - before, now_ms)
+            start, before, free = stop, end, free - 1
+
+    def _depart(
+        self, node: NodeId, items: Indices, versions: Codes, size: int, now_ms: int
+    ) -> Send:
+        send = Send(self._next_number, node, items, versions, size)
+        self._flights[send.number] = _Flight(send, now_ms + self._limits.request_ms)
+        self._state[items] = _SENT
+        self._versions[items] = versions
+        self._sent += len(items)
+        self._next_number += 1
+        return send
 
     # -- what came of it -------------------------------------------------------------------------
 
     def replied(self, number: int, codes: Codes, now_ms: int) -> None:
         """The results of request ``number``, in the order of its items."""
-        send = self._flights.pop(number).send
+        send = self._land(number)
+        if not codes.any():  # all are OK
+            self._state[send.items] = _DONE
+            self._open -= len(send.items)
+            return
         good = codes == Code.OK
         if self._reads:
             good |= codes == Code.NO_CHUNK
-        done = send.items if good.all() else send.items[good]
-        self.codes[done] = codes if done is send.items else codes[good]
+        done = send.items[good]
+        self.codes[done] = codes[good]
         self._state[done] = _DONE
         self._open -= len(done)
-        if done is not send.items:
-            for position in np.flatnonzero(~good).tolist():
-                code = code_of(int(codes[position]))
-                self._failed(int(send.items[position]), code, send.node, now_ms)
+        for position in np.flatnonzero(~good).tolist():
+            code = code_of(int(codes[position]))
+            self._failed(int(send.items[position]), code, send.node, now_ms)
 
     def lost(self, number: int, now_ms: int) -> None:
         """The connection broke, or the answer did not come: a write may have been applied."""
-        send = self._flights.pop(number).send
+        send = self._land(number)
         self._avoid_until_ms[send.node] = now_ms + self._limits.avoid_ms
         code = Code.UNREACHABLE if self._reads else Code.MAYBE_APPLIED
         for item in send.items.tolist():
@@ -258,13 +274,14 @@ class Batch:
 
     def refused(self, number: int, code: Code, now_ms: int) -> None:
         """The request failed as a whole, with an answer."""
-        send = self._flights.pop(number).send
+        send = self._land(number)
         for item in send.items.tolist():
             self._failed(item, code, send.node, now_ms)
 
-    def reason(self, item: int) -> Code:
-        """Why an item that failed last failed."""
-        return self._reasons.get(item, Code.OK)
+    def _land(self, number: int) -> Send:
+        send = self._flights.pop(number).send
+        self._sent -= len(send.items)
+        return send
 
     def _failed(self, item: int, code: Code, node: NodeId, now_ms: int) -> None:
         self._reasons[item] = code
@@ -318,7 +335,9 @@ class Batch:
 def _groups(keys: NDArray[Any]) -> list[tuple[int, Indices]]:
     """Positions of each distinct key, in order, keys ascending."""
     first = int(keys[0])
-    if len(keys) == 1 or bool((keys == first).all()):
+    if len(keys) == 1:
+        return [(first, _FIRST)]
+    if bool((keys == first).all()):
         return [(first, np.arange(len(keys)))]
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
