@@ -140,7 +140,9 @@ class Metaserver:
         self.frame_address = self._frames.address
         self.grpc_address = render(parse(settings.grpc_listen)[0], grpc_port)
         self._threads = serve_handlers(self._frames, self._handlers, settings.workers)
-        self._reactor_thread = threading.Thread(target=self._run_reactor, name="reactor")
+        self._reactor_thread = threading.Thread(
+            target=self._run_reactor, name="reactor", daemon=True
+        )
         self._reactor_thread.start()
         for duty in self._duties:
             duty.start()
@@ -220,6 +222,8 @@ def serve(settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    if settings.port_file is not None:
+        settings.port_file.unlink(missing_ok=True)  # the last process's ports may be others' now
     metaserver = Metaserver(settings, SystemClock(), on_death)
     metaserver.start()
     if settings.port_file is not None:
