@@ -20,26 +20,32 @@ case $part in
 esac
 
 install_packages git:git rsync:rsync sqlite3:sqlite3 fusermount3:fuse3 ip:iproute2 tar:tar
-if ! ldconfig -p 2>/dev/null | grep -q libfuse3.so.3; then
+# Without "grep -q": it would end early, and the pipe with it.
+if ! PATH=$PATH:/sbin ldconfig -p | grep libfuse3.so.3 >/dev/null; then
     install_packages "no-such-command:libfuse3-3"
 fi
 make_environment ".[dev,fuse]"
 export PATH=$PWD/.venv/bin:$PATH
 began=$SECONDS
+failed=()
+
+step() { # name, command...: all of them run, so that one run shows everything that is wrong
+    say "$1"
+    "${@:2}" || failed+=("$1")
+}
 
 if [ "$part" != long ]; then
-    say "ruff format"
-    ruff format --check .
-    say "ruff check"
-    ruff check .
-    say "mypy --strict"
-    python tests/typecheck.py
-    say "fast tests"
+    step "ruff format" ruff format --check .
+    step "ruff check" ruff check .
+    step "mypy --strict" python tests/typecheck.py
     # Two processes: what a test uses (ports, directories, mounts) is its own.
-    python -m pytest -n 2 --dist loadfile -m "not long" "$@"
+    step "fast tests" python -m pytest -n 2 --dist loadfile -m "not long" "$@"
 fi
 if [ "$part" != fast ]; then
-    say "long tests"
-    python -m pytest -m long "$@"
+    step "long tests" python -m pytest -m long "$@"
 fi
-say "all of '$part' passed in $((SECONDS - began)) s"
+if [ ${#failed[@]} -gt 0 ]; then
+    say "FAILED after $((SECONDS - began)) s: $(IFS=,; echo "${failed[*]}")"
+    exit 1
+fi
+say "'$part' passed in $((SECONDS - began)) s"
