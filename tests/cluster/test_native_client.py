@@ -100,6 +100,7 @@ def test_a_metaserver_restart_is_a_pause(cluster, client, folder):
     assert client.read(f"{folder}/before") == b"1"
 
 
+@pytest.mark.long
 def test_fsynced_and_closed_data_survives_a_kill_and_the_replicas_agree(cluster, client, folder):
     """A node is killed while two threads write and read; nothing acknowledged may be lost."""
     written: dict[str, bytes] = {}
