@@ -309,7 +309,7 @@ class FakeCluster:
             FrameChannel([self.meta_address], CLUSTER),
             CLUSTER,
             who,
-            limits=Limits(**{"deadline_ms": 5_000, "request_ms": 1_000, **limits}),
+            limits=Limits(**{"deadline_ms": 20_000, "request_ms": 10_000, **limits}),
             retry_s=5.0,
             pipeline=Pipeline([self.meta_address], CLUSTER),
         )
