@@ -151,6 +151,14 @@ class ClientContext:
                 handle.opened.closed(closing, inode)
             for handle in handles:
                 handle.opened.flush()
+        except Fs3Error:
+            inodes = [handle.opened.view().inode for handle in own]
+            with self._lock:
+                self._closings += [
+                    Closing(inode, handle.session)
+                    for inode, handle in zip(inodes, own, strict=True)
+                ]
+            raise
         finally:
             for handle in handles:
                 self.files.release(handle.opened)
@@ -165,8 +173,15 @@ class ClientContext:
     def _send_closings(self) -> None:
         with self._lock:
             closings, self._closings = self._closings, []
-        if closings:
-            self.metadata.close(closings)
+        try:
+            if closings:
+                self.metadata.close(closings)
+        except Fs3Error:
+            with self._lock:
+                self._closings += (
+                    closings  # or the files would be kept as long as this client lives
+                )
+            raise
 
     # -- upkeep ----------------------------------------------------------------------------------
 

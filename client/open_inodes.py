@@ -14,7 +14,6 @@ when enough has come together, when somebody asks for the bytes, after a second,
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections.abc import Iterator
@@ -25,47 +24,14 @@ from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.types import FILE_BYTES_MAX, Inode, SetAttributes
 
+from .chunk_buffers import ChunkBuffers
 from .data import DataClient, chunk_items, cut, items_of
 from .metadata import Closing, Metadata
 
 FILE_DIRTY_BYTES = 8 << 20  # of one inode: then they are sent, as one batch
 FILE_DIRTY_CHUNKS = 256
-CLIENT_DIRTY_BYTES = 256 << 20  # of all inodes: beyond it every write is sent at once
 DIRTY_AGE_S = 1.0
-_POOL_BYTES = 64 << 20
 _log = get_logger(__name__)
-
-
-class ChunkBuffers:
-    """Chunk-sized memory, used again: touching fresh memory costs more than the copy into it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: dict[int, list[memoryview]] = {}
-        self._free_bytes = 0
-        self._dirty_bytes = 0
-
-    def take(self, size: int) -> memoryview:
-        """A buffer with arbitrary content."""
-        with self._lock:
-            free = self._free.get(size)
-            if free:
-                self._free_bytes -= size
-                return free.pop()
-        return memoryview(mmap.mmap(-1, size))
-
-    def give(self, buffer: memoryview) -> None:
-        """Nobody looks at it any more."""
-        with self._lock:
-            if self._free_bytes + len(buffer) <= _POOL_BYTES:
-                self._free_bytes += len(buffer)
-                self._free.setdefault(len(buffer), []).append(buffer)
-
-    def account(self, dirty_bytes: int) -> bool:
-        """Count bytes that are gathered (or, negative, gone); False if there are too many."""
-        with self._lock:
-            self._dirty_bytes += dirty_bytes
-            return self._dirty_bytes <= CLIENT_DIRTY_BYTES
 
 
 class _Gathered:

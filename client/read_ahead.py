@@ -15,7 +15,8 @@ import threading
 import time
 import weakref
 
-from .open_inodes import ChunkBuffers, OpenInode
+from .chunk_buffers import ChunkBuffers
+from .open_inodes import OpenInode
 
 WINDOW_MIN_BYTES = 256 << 10
 WINDOW_MAX_BYTES = 4 << 20
@@ -51,15 +52,10 @@ class ReadAhead:
             if self._serve(offset, buffer):
                 return length
             size = min(self._size * 2, WINDOW_MAX_BYTES)
-            if length >= size:
+            if length >= size or not self._room(size):
                 self._expected = offset + length
                 return self._opened.read_into(offset, buffer)
-            self._fetch(offset, size)
-            count = min(length, self._end - offset)
-            if self._buffer is not None:
-                buffer[:count] = self._buffer[:count]
-            self._expected = offset + count
-            return count
+            return self._fetch(offset, size, buffer)
 
     def _serve(self, offset: int, buffer: memoryview) -> bool:
         """Copy from the window if it has all of it and is good."""
@@ -73,35 +69,48 @@ class ReadAhead:
         self._expected = end
         return True
 
-    def _fetch(self, offset: int, size: int) -> None:
+    def _room(self, size: int) -> bool:
         if self._buffer is None or len(self._buffer) < size:
             self._release()
-            self._buffer = self._buffers.take(size)
+            self._buffer = self._buffers.take_ahead(size)
+        return self._buffer is not None
+
+    def _fetch(self, offset: int, size: int, buffer: memoryview) -> int:
+        """A new window, and from it what was asked for."""
+        assert self._buffer is not None
         self._start = self._end = offset  # if the fetch fails, there is no window
         self._generation = self._opened.generation
         self._fetched_s = time.monotonic()
         self._end = offset + self._opened.read_into(offset, self._buffer[:size])
         self._size = size
+        count = min(len(buffer), self._end - offset)
+        buffer[:count] = self._buffer[:count]
+        self._expected = offset + count
+        return count
 
     def _release(self) -> None:
         if self._buffer is not None:
-            self._buffers.give(self._buffer)
+            self._buffers.give_ahead(self._buffer)
             self._buffer = None
+        self._start = self._end = 0
 
     def close(self) -> None:
         """No read may follow."""
         with self._lock:
             self._release()
-            self._start = self._end = 0
 
 
 _all: weakref.WeakSet[ReadAhead] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
-    # Another thread of the parent may have been within a read: its lock would be held for ever.
+    # Another thread of the parent may have been within a read: its locks would be held for ever.
+    buffers = ChunkBuffers()
     for ahead in list(_all):
         ahead._lock = threading.Lock()
+        ahead._buffers = buffers
+        ahead._buffer = None
+        ahead._start = ahead._end = 0
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -17,6 +17,7 @@ import fs3
 from fs3 import dataplane
 from fs3.client.api import Client
 from fs3.errors import Code, Fs3Error
+from fs3.metaserver import keys
 from fs3.rpc_grpc import serve_grpc
 from fs3.types import Credentials
 
@@ -291,6 +292,24 @@ def test_a_failed_write_is_told_once_and_the_file_can_be_closed(cluster):
     file.pwrite(b"kept", 10)
     file.close()
     assert client.read("/f")[10:] == b"kept"
+
+
+def test_a_close_that_could_not_be_told_is_told_later(cluster):
+    client = cluster.client()
+    client.context.metadata.retry_s = 0.0
+    client.write("/f", b"x")
+    file = client.open_file("/f", "r+")
+    inode = file.inode().inode
+    file.write(b"y")
+    cluster.stop_metaserver()
+    with pytest.raises(Fs3Error):
+        file.close()
+    assert file.closed
+    cluster.start_metaserver()
+    client.unlink("/f")
+    client.close()
+    sessions = keys.range_of(keys.SESSION, inode)
+    assert cluster.engine.run(lambda txn: txn.range(*sessions, 10)) == []
 
 
 def test_an_unlinked_open_file_goes_on(client):

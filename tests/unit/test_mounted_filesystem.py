@@ -257,6 +257,21 @@ def test_reading_in_order_reads_ahead(cluster, mount):
     mount.close(handle)
 
 
+def test_memory_for_reading_ahead_is_bounded_and_given_back(mount, monkeypatch):
+    monkeypatch.setattr("fs3.client.chunk_buffers.CLIENT_AHEAD_BYTES", 1 << 20)
+    content = os.urandom(10 * CHUNK_BYTES)
+    mount.put("f", content)
+    handles = [mount.open("f").handle for _ in range(10)]
+    for i in range(len(content) // 16384):
+        for handle in handles:
+            assert mount.read(handle, i * 16384, 16384) == content[i * 16384 :][:16384]
+    buffers = mount.fs._context.files.buffers
+    assert 0 < buffers._ahead_bytes <= 1 << 20
+    for handle in handles:
+        mount.close(handle)
+    assert buffers._ahead_bytes == 0
+
+
 def test_read_ahead_does_not_hide_what_this_mount_writes(mount):
     mount.put("f", bytes(10 * CHUNK_BYTES))
     handle = mount.open("f", os.O_RDWR).handle
