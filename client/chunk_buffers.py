@@ -1,4 +1,4 @@
-"""Memory for gathered writes and for reading ahead: used again, and bounded for the whole client."""
+"""Memory for gathered writes and for reading ahead: used again, bounded for the whole client."""
 
 from __future__ import annotations
 
