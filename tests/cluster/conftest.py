@@ -3,6 +3,7 @@
 ``cluster``        a healthy cluster of three nodes with two targets each; the tests of a module
                    share it, and it is made healthy again before each
 ``make_cluster``   a function that starts another one, of any shape; it ends with the test
+``mount``          a directory of the test's own on a FUSE mount of ``cluster``
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from mounted import Logs
 from running_cluster import RunningCluster
 
 from fs3.client.cluster_directory import Shape
@@ -61,3 +63,26 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., RunningCluster]]:
         yield make
         for running in made:
             running.print_logs()
+
+
+@pytest.fixture(scope="module")
+def module_mount(module_cluster: RunningCluster) -> Path:
+    """A mount of the module's cluster; it stays until the cluster ends."""
+    return module_cluster.mount()
+
+
+@pytest.fixture
+def logs(cluster: RunningCluster) -> Iterator[Logs]:
+    """The logs of ``cluster`` during the test; lines that tell of a failure fail it."""
+    found = Logs(cluster)
+    yield found
+    assert found.unexpected() == []
+
+
+@pytest.fixture
+def mount(module_mount: Path, logs: Logs, request: pytest.FixtureRequest) -> Path:
+    """A new directory on a mount of ``cluster``; nothing may go wrong in the daemons' logs."""
+    name = "".join(c if c.isalnum() else "_" for c in request.node.name)
+    folder = module_mount / name[:100]
+    folder.mkdir()
+    return folder
