@@ -42,7 +42,7 @@ if [ "$part" != long ]; then
     step "fast tests" python -m pytest -n 2 --dist loadfile -m "not long" "$@"
 fi
 if [ "$part" != fast ]; then
-    step "long tests" python -m pytest -m long "$@"
+    step "long tests" python -m pytest -n 2 --dist loadfile -m long "$@"
 fi
 if [ ${#failed[@]} -gt 0 ]; then
     say "FAILED after $((SECONDS - began)) s: $(IFS=,; echo "${failed[*]}")"

@@ -13,7 +13,7 @@ from running_cluster import RunningCluster
 
 from fs3.client import processes
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 def error_line(result: subprocess.CompletedProcess[str], exit_code: int = 1) -> str:

@@ -18,6 +18,7 @@ from fs3.client.cluster_directory import Shape
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.long,
     pytest.mark.fuse,
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="there is no /dev/fuse"),
     pytest.mark.skipif(os.geteuid() != 0, reason="mounts as root; this is an ordinary user"),
