@@ -7,10 +7,14 @@ never older than the read.
 
 At the last serving replica itself reads and queries are held while a commit is under way: if it
 took over from one that is gone, that one may have committed the pending version and shown it.
+
+Whoever waited until the lease was over is refused, even if an answer from before comes late: what
+was true when it was given may be history now.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fs3.core.chunks import ChunkMeta, ChunkTable
@@ -34,9 +38,10 @@ class _Question:
 class DirtyReads:
     """The readers that wait, on one replica."""
 
-    def __init__(self, table: ChunkTable, limits: Limits) -> None:
+    def __init__(self, table: ChunkTable, limits: Limits, serves: Callable[[int], bool]) -> None:
         self._table = table
         self._limits = limits
+        self._serves = serves
         self._questions: dict[ChunkId, _Question] = {}
         self._held: dict[ChunkId, list[Read | Query]] = {}
         self._asked = 0
@@ -45,7 +50,7 @@ class DirtyReads:
         """Answer at once if that is possible, else ask."""
         meta = self._table.meta(read.chunk) or _NONE
         if not meta.pending_version or place.last_serving == place.target:
-            return [_serve(read, meta.version)]
+            return [self._show(read, meta.version, now_ms)]
         question = self._questions.get(read.chunk)
         if question is None:
             return [self._ask(read.chunk, [read], place, now_ms)]
@@ -89,7 +94,7 @@ class DirtyReads:
         if not meta.pending_version or answer.version != pending:
             return []  # about something that is not here any more: the tick asks again
         del self._questions[answer.chunk]
-        effects: list[Effect] = [_serve(read, pending, pending=True) for read in question.readers]
+        effects = [self._show(read, pending, now_ms, pending=True) for read in question.readers]
         return effects + self._ask_for_late(answer.chunk, question, place, now_ms)
 
     def settled(self, chunk: ChunkId, place: Place, now_ms: int) -> list[Effect]:
@@ -99,14 +104,14 @@ class DirtyReads:
             version = (self._table.meta(chunk) or _NONE).version
             for item in self._held.pop(chunk):
                 if isinstance(item, Read):
-                    effects.append(_serve(item, version))
-                else:
+                    effects.append(self._show(item, version, now_ms))
+                elif self._serves(now_ms):
                     effects.append(self.query(item, place))
         question = self._questions.pop(chunk, None)
         if question is None:
             return effects
         version = (self._table.meta(chunk) or _NONE).version
-        effects += [_serve(read, version) for read in question.readers]
+        effects += [self._show(read, version, now_ms) for read in question.readers]
         return effects + self._ask_for_late(chunk, question, place, now_ms)
 
     def _ask_for_late(
@@ -116,7 +121,7 @@ class DirtyReads:
             return []
         meta = self._table.meta(chunk) or _NONE
         if not meta.pending_version:
-            return [_serve(read, meta.version) for read in question.late]
+            return [self._show(read, meta.version, now_ms) for read in question.late]
         return [self._ask(chunk, question.late, place, now_ms)]
 
     def tick(self, place: Place, now_ms: int) -> list[Effect]:
@@ -127,18 +132,20 @@ class DirtyReads:
             if now_ms - question.asked_at_ms >= self._limits.query_ms
         ]
 
+    def _show(self, read: Read, version: int, now_ms: int, *, pending: bool = False) -> Effect:
+        if not self._serves(now_ms):
+            detail = "the lease ran out while the read waited"
+            return Reply(read.request, Code.NOT_SERVING, ChunkVersion(0), 0, 0, detail)
+        if version:
+            return ServeRead(read.request, read.chunk, pending)
+        return Reply(read.request, Code.NO_CHUNK, ChunkVersion(0), 0, 0, "")
+
     def take_all(self) -> list[Read]:
         """The chain has changed: everybody who waits must start over."""
         questions, self._questions = self._questions, {}
         held, self._held = self._held, {}
         readers = [read for q in questions.values() for read in (*q.readers, *q.late)]
         return readers + [i for items in held.values() for i in items if isinstance(i, Read)]
-
-
-def _serve(read: Read, version: int, *, pending: bool = False) -> Effect:
-    if version:
-        return ServeRead(read.request, read.chunk, pending)
-    return Reply(read.request, Code.NO_CHUNK, ChunkVersion(0), 0, 0, "")
 
 
 def _busy(read: Read) -> Reply:

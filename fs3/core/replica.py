@@ -58,9 +58,7 @@ class Replica(Updates):
         super().__init__(target, chain, table, limits)
         self._parking = Parking(limits)
         self._syncing = Syncing(table, limits.resync_page)
-        self._joined = True  # the predecessor is in this chain version, or has no say
         self._join_asked_ms = 0
-        self._discarded = False
 
     # --- who I am --------------------------------------------------------------------------------
 
@@ -84,11 +82,6 @@ class Replica(Updates):
     def resync(self) -> Resync | None:
         """The resync of the successor, if it is syncing."""
         return self._feeder.resync if self._feeder is not None else None
-
-    def serves(self, now_ms: int) -> bool:
-        """May answer reads now."""
-        serving = self.place.state is PublicState.SERVING and self._joined
-        return serving and now_ms < self.lease_until_ms and not self._discarded
 
     # --- the step --------------------------------------------------------------------------------
 

@@ -37,13 +37,20 @@ class Updates:
         self.lease_until_ms = -1
         self._incoming = IncomingLink()
         self._outgoing = OutgoingLink()
-        self._reads = DirtyReads(table, limits)
+        self._reads = DirtyReads(table, limits, self.serves)
         self._feeder: Feeder | None = None
+        self._joined = True  # the predecessor is in this chain version, or has no say
+        self._discarded = False
 
     @property
     def chain(self) -> Chain:
         """The newest version of the chain that this replica has heard of."""
         return self.place.chain
+
+    def serves(self, now_ms: int) -> bool:
+        """May answer reads now."""
+        serving = self.place.state is PublicState.SERVING and self._joined
+        return serving and now_ms < self.lease_until_ms and not self._discarded
 
     # --- writes ----------------------------------------------------------------------------------
 

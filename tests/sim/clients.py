@@ -22,9 +22,6 @@ from .nodes import Node
 from .swarm import Settings
 from .world import Violation, World
 
-_TRY_MS = 1500
-_GIVE_UP_MS = 8000
-
 
 class Cluster(Protocol):
     """What a client can reach."""
@@ -122,7 +119,7 @@ class Client:
                 sync,
                 data,
             )
-        self._attempt(chunk, operation, event, self._world.now_ms + _GIVE_UP_MS)
+        self._attempt(chunk, operation, event, self._world.now_ms + self._settings.give_up_ms)
 
     def _attempt(
         self, chunk: ChunkId, operation: Operation, event: m.Write | None, give_up_ms: int
@@ -149,7 +146,7 @@ class Client:
                 self._answered(operation, code, value, result, again)
 
         self._ask(chunk, event, answered)
-        world.after(_TRY_MS, lambda: again(0, True))
+        world.after(self._settings.try_ms, lambda: again(0, True))
 
     def _ask(
         self,

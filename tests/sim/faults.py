@@ -60,11 +60,18 @@ class Faults:
         nodes = list(self._cluster.nodes.values())
         hit = nodes if random.random() < 0.15 else [random.choice(nodes)]
         for node in hit:
-            if node.up:
-                node.die(power=self._settings.power and random.random() < 0.7)
-                self._world.after(
-                    random.choice([50, 500, 6000]), lambda node=node: self._boot(node)
-                )
+            self._kill(node)
+
+    def _kill(self, node: Node) -> None:
+        random = self._world.random
+        if node.up and not self._over:
+            node.die(power=self._settings.power and random.random() < 0.7)
+            self._world.after(random.choice([50, 500, 6000]), lambda: self._boot(node))
+
+    def moment(self, node: Node) -> None:
+        """A good moment for ``node`` to die, within the next milliseconds."""
+        if not self._over and self._world.chance(self._settings.snipes):
+            self._world.after(self._world.random.choice([0, 2, 20]), lambda: self._kill(node))
 
     def _boot(self, node: Node) -> None:
         if not node.up:

@@ -45,6 +45,9 @@ class Cluster(Protocol):
     nodes: dict[int, Node]
     manager: Manager
 
+    def moment(self, node: Node) -> None:
+        """``node`` has shown data, or committed some: a good moment for it to die."""
+
 
 class Node:
     """One storageserver process after another, on one machine with one disk."""
@@ -277,6 +280,7 @@ class Node:
         value = self.disk.read(chunk, pending=pending)
         self._checker.shows(self.number, chunk, value)
         answer(Code.OK, value)
+        self._cluster.moment(self)
 
     # --- the core --------------------------------------------------------------------------------
 
@@ -350,6 +354,7 @@ class Node:
         """A request to the store is done; nobody takes it that did not ask for it."""
         if isinstance(effect, m.Commit) and core is self.core and core is not None:
             self._checker.committed(self.number, effect.chunk, effect.chain_version)
+            self._cluster.moment(self)
         if event is not None:
             self._alive(lambda: self._completed(core, event))()
         else:

@@ -77,6 +77,11 @@ class Simulation:
             Client(n + 1, self.world, settings, self.network, self, self.histories)
             for n in range(settings.clients)
         ]
+        self.faults = Faults(self.world, settings, self.network, self)
+
+    def moment(self, node: Node) -> None:
+        """A node has shown or committed something."""
+        self.faults.moment(node)
 
     def _push(self, chain: Chain) -> None:
         for node in self.nodes.values():
@@ -103,10 +108,9 @@ class Simulation:
             node.boot(fresh=True)
         for client in self.clients:
             client.start()
-        faults = Faults(world, self.settings, self.network, self)
         world.run(self.settings.faults_ms)
         world.note("world", "calm")
-        faults.end()
+        self.faults.end()
         for client in self.clients:
             client.stop()
         until_ms = world.now_ms + CALM_MS

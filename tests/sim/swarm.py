@@ -22,6 +22,8 @@ class Settings:
     chunks: int
     operations: int  # of each client
     think_ms_max: int
+    try_ms: int  # a client waits so long for an answer before it asks again
+    give_up_ms: int  # and so long in all
     faults_ms: int  # how long the world is bad
     delay_min_ms: int
     delay_max_ms: int
@@ -33,6 +35,7 @@ class Settings:
     heartbeat_ms: int
     drift_per_mille: int  # clocks run faster or slower by up to this
     crashes: float
+    snipes: float  # of the moments when data was shown or committed, so many are a node's last
     power: bool  # crashes are power losses too; clients then write with sync
     cuts: float
     pauses: float
@@ -60,8 +63,10 @@ def draw(seed: int) -> Settings:
         spares=r.choice([0, 0, 1]),
         clients=r.randint(2, 4),
         chunks=r.choice([1, 1, 2, 4]),
-        operations=r.choice([15, 30, 60]),
-        think_ms_max=r.choice([5, 50, 400, 1000]),
+        operations=r.choice([15, 30, 60, 100]),
+        think_ms_max=r.choice([1, 10, 50, 400]),
+        try_ms=r.choice([100, 400, 1500]),
+        give_up_ms=r.choice([3_000, 10_000, 25_000]),
         faults_ms=r.choice([8_000, 15_000, 30_000]),
         delay_min_ms=delay_min_ms,
         delay_max_ms=delay_min_ms + r.choice([1, 5, 30, 150]),
@@ -74,6 +79,7 @@ def draw(seed: int) -> Settings:
         drift_per_mille=r.choice([0, 4]),
         crashes=maybe(0.75, 0.05, 0.15, 0.4),
         power=power,
+        snipes=maybe(0.5, 0.003, 0.01, 0.05),
         cuts=maybe(0.5, 0.1, 0.3),
         pauses=maybe(0.3, 0.1, 0.3),
         manager_restarts=maybe(0.3, 0.05, 0.2),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replica_rig import OFF, K, Rig, S, Y, ack, chain, forward, route, write
+from replica_rig import FOREVER, OFF, K, Rig, S, Y, ack, chain, forward, route, write
 
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
@@ -198,3 +198,21 @@ def test_a_head_with_a_dirty_chunk_asks_too():
     rig = Rig(1, ABC)
     rig.settle(write("w", b"x"))
     assert rig.step(read("r")) == [m.Send(m.Query(route(1, 3), K, 1))]
+
+
+def test_an_answer_that_comes_past_the_lease_is_not_shown():
+    rig = dirty_middle()
+    rig.step(read("a"))
+    rig.now_ms = FOREVER
+    assert rig_codes(rig.step(answer(1, 2))) == [("a", Code.NOT_SERVING)]
+
+
+def test_a_commit_past_the_lease_answers_nobody_with_data():
+    rig = Rig(3, ABC, lease_ms=5)
+    commit = rig.step(rig.store(rig.step(forward(route(2, 3), 1, 1, b"x")))[0])
+    rig.step(read("a"))
+    rig.step(m.Query(route(2, 3), K, 7))
+    rig.now_ms = 5
+    effects = rig.settle(*rig.store(commit))
+    assert rig_codes(effects) == [("a", Code.NOT_SERVING)]
+    assert not any(isinstance(e, m.Send) and isinstance(e.message, m.Answer) for e in effects)

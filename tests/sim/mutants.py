@@ -1,0 +1,322 @@
+"""Bugs planted on purpose: a simulator that does not find them cannot be trusted to find others.
+
+Each mutant patches the code under test for as long as its context lasts. ``FOUND_BY`` remembers a
+seed that finds each, to be tried first; when a change of the simulator makes it tell another story,
+``python -m tests.sim --mutants`` finds new ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from fs3.core import messages as m
+from fs3.core import resync, updates
+from fs3.core.codes import Code
+from fs3.core.dirty_reads import DirtyReads
+from fs3.core.feeding import Feeder
+from fs3.core.lane import Operation, Phase
+from fs3.core.link import IncomingLink
+from fs3.core.replica import Replica
+from fs3.core.resync import Resync
+from fs3.core.syncing import Syncing
+
+from .manager import Grant, Manager
+
+Patches = list[tuple[Any, str, Any]]
+SEEDS = 1000
+
+# mutant: a seed that finds it
+FOUND_BY: dict[str, int] = {}
+
+
+def any_chain_version() -> Patches:
+    """A message of an older chain version is acted on."""
+    real = Replica._on_message
+
+    def on_message(self: Replica, message: Any, now_ms: int) -> Any:
+        route = message.route
+        if route.chain_version < self.chain.version:
+            message = message._replace(route=route._replace(chain_version=self.chain.version))
+        return real(self, message, now_ms)
+
+    return [(Replica, "_on_message", on_message)]
+
+
+def commit_before_the_ack() -> Patches:
+    """An update is committed as soon as it is forwarded."""
+    real = Replica._pass_on
+
+    def pass_on(self: Replica, op: Operation, now_ms: int) -> Any:
+        effects = real(self, op, now_ms)
+        if op.phase is Phase.FORWARDED:
+            op.phase = Phase.COMMITTING
+            effects = [*effects, m.Commit(op.chunk, op.version, self.chain.version)]
+        return effects
+
+    return [(Replica, "_pass_on", pass_on)]
+
+
+def serve_past_the_lease() -> Patches:
+    """Reads are answered for as long as the replica thinks that it serves."""
+
+    def serves(self: Replica, now_ms: int) -> bool:
+        return self.place.last_serving is not None and self.place.state == 1 and self._joined
+
+    return [(Replica, "serves", serves)]
+
+
+def channels_stay_at_the_head() -> Patches:
+    """Forwards carry no tag, so a new head does not know what was done before."""
+    real = Operation.forward
+
+    def forward(self: Operation, *args: Any, **kwargs: Any) -> Any:
+        return real(self, *args, **kwargs)._replace(tag=None)
+
+    return [(Operation, "forward", forward)]
+
+
+def resync_without_channels() -> Patches:
+    """Exactly-once records are not brought to a syncing replica."""
+    return [
+        (
+            Syncing,
+            "on_channels",
+            lambda self, message, place: [
+                m.Send(m.SyncChannels(place.route(message.route.source), message.after, ()))
+            ],
+        )
+    ]
+
+
+def resync_compares_versions() -> Patches:
+    """Chunks with one version are taken as equal."""
+    return [(resync, "_same", lambda a, b: b is not None and a.version == b.version)]
+
+
+def lease_without_a_version() -> Patches:
+    """The manager grants a lease to every node it hears, and the replica takes it as it is."""
+    real_hear, real_step = Manager.hear, Replica.step
+
+    def hear(self: Manager, report: Any) -> Grant:
+        grant = real_hear(self, report)
+        return grant if grant.unknown else Grant(self.chain.version, grant.chain)
+
+    def step(self: Replica, event: Any, now_ms: int) -> Any:
+        if isinstance(event, m.LeaseRenewed):
+            event = event._replace(chain_version=self.chain.version)
+        return real_step(self, event, now_ms)
+
+    return [(Manager, "hear", hear), (Replica, "step", step)]
+
+
+def dirty_read() -> Patches:
+    """A read of a dirty chunk is answered with the pending version."""
+
+    def read(self: DirtyReads, read: m.Read, place: Any, now_ms: int) -> Any:
+        return [m.ServeRead(read.request, read.chunk, True)]
+
+    return [(DirtyReads, "read", read)]
+
+
+def old_read() -> Patches:
+    """A read of a dirty chunk is answered with the committed version, without asking."""
+
+    def read(self: DirtyReads, read: m.Read, place: Any, now_ms: int) -> Any:
+        return [m.ServeRead(read.request, read.chunk, False)]
+
+    return [(DirtyReads, "read", read)]
+
+
+def late_readers_share_the_answer() -> Patches:
+    """A reader that came after the question was put is answered with it."""
+
+    def read(self: DirtyReads, read: m.Read, place: Any, now_ms: int) -> Any:
+        question = self._questions.get(read.chunk)
+        if question is not None:
+            question.readers.append(read)
+            return []
+        return real(self, read, place, now_ms)
+
+    real = DirtyReads.read
+    return [(DirtyReads, "read", read)]
+
+
+def no_welcome() -> Patches:
+    """A new tail serves at once."""
+    real = Replica.step
+
+    def step(self: Replica, event: Any, now_ms: int) -> Any:
+        effects = real(self, event, now_ms)
+        self._joined = True
+        return effects
+
+    return [(Replica, "step", step)]
+
+
+def successor_to_the_tail_shows_the_old() -> Patches:
+    """Who takes over as the last serving replica shows what is committed, whatever was shown."""
+    return [(Replica, "_is_being_settled", lambda self, chunk: False)]
+
+
+def tail_forgets_pendings() -> Patches:
+    """Updates under way are dropped when the chain changes."""
+    real = Replica._after_change
+
+    def after_change(self: Replica, chunk: Any, lane: Any, passed_on: bool, now_ms: int) -> Any:
+        op = lane.operation
+        if op is not None and op.phase is Phase.FORWARDED and not op.requests:
+            lane.operation = None
+            return [m.Drop(chunk), *real(self, chunk, lane, passed_on, now_ms)]
+        return real(self, chunk, lane, passed_on, now_ms)
+
+    return [(Replica, "_after_change", after_change)]
+
+
+def acks_by_version() -> Patches:
+    """An acknowledgement counts if chunk and version fit."""
+    real = Replica._on_ack
+
+    def on_ack(self: Replica, ack: m.Ack, now_ms: int) -> Any:
+        lane = self.lanes.get(ack.chunk)
+        op = lane.operation if lane is not None else None
+        if op is not None and op.version == ack.version:
+            ack = ack._replace(link_sequence=op.link_sequence)
+        return real(self, ack, now_ms)
+
+    return [(Replica, "_on_ack", on_ack)]
+
+
+def forwards_are_forgotten() -> Patches:
+    """A forward that comes again after its answer is taken as new."""
+
+    def answered(self: IncomingLink, sequence: int, ack: m.Ack) -> None:
+        self._answers.pop(sequence, None)
+
+    return [
+        (IncomingLink, "answered", answered),
+        (IncomingLink, "known", lambda self, sequence: sequence in self._answers),
+    ]
+
+
+def refusals_are_forgotten() -> Patches:
+    """A refused update that comes again is tried again, though its sender may have dropped it."""
+    real = IncomingLink.answered
+
+    def answered(self: IncomingLink, sequence: int, ack: m.Ack) -> None:
+        if ack.code is Code.OK:
+            real(self, sequence, ack)
+        else:
+            self.forget(sequence)
+
+    return [(IncomingLink, "answered", answered)]
+
+
+def resync_forgets_last_steps() -> Patches:
+    """Comparing begins while updates of the chain before are being committed."""
+    real = Feeder.pump
+
+    def pump(self: Feeder, now_ms: int) -> Any:
+        self._passed_before = []
+        return real(self, now_ms)
+
+    return [(Feeder, "pump", pump)]
+
+
+def resync_trusts_what_is_on_its_way() -> Patches:
+    """A resync ends though an update it counts on has not arrived."""
+    real = Resync.messages
+
+    def messages(self: Resync, route: Any, table: Any, now_ms: int) -> Any:
+        self._awaited.clear()
+        return real(self, route, table, now_ms)
+
+    return [(Resync, "messages", messages)]
+
+
+def resync_keeps_junk() -> Patches:
+    """Chunks that only the syncing replica has are left there."""
+    real = resync.differing
+
+    def differing(mine: Any, theirs: Any) -> Any:
+        return [chunk for chunk in real(mine, theirs) if chunk in dict(mine)]
+
+    return [(resync, "differing", differing)]
+
+
+def sync_is_ignored() -> Patches:
+    """An update that wants stable storage is acknowledged before it is there."""
+    real = Operation.stage
+
+    def stage(self: Operation, chain_version: Any) -> Any:
+        return real(self, chain_version)._replace(sync=False)
+
+    return [(Operation, "stage", stage)]
+
+
+def up_to_date_before_the_flush() -> Patches:
+    """A syncing replica is promoted with copies that no stable storage has."""
+
+    def on_done(self: Syncing) -> Any:
+        if self.uptodate:
+            return []
+        self.uptodate = True
+        return [m.StateChanged(1)]
+
+    return [(Syncing, "on_done", on_done)]
+
+
+def forward_meets_a_copy() -> Patches:
+    """A forward that meets a copy for the syncing successor is taken for that very update."""
+    return [(Operation, "is_update_of", lambda self, forward: True)]
+
+
+def retries_are_new() -> Patches:
+    """A retry of an update is another update."""
+    real = updates.known_result
+
+    def known_result(write: m.Write, table: Any) -> Any:
+        return real(write._replace(tag=None), table)
+
+    return [(updates, "known_result", known_result)]
+
+
+MUTANTS: dict[str, Callable[[], Patches]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        any_chain_version,
+        commit_before_the_ack,
+        serve_past_the_lease,
+        channels_stay_at_the_head,
+        resync_without_channels,
+        resync_compares_versions,
+        lease_without_a_version,
+        dirty_read,
+        old_read,
+        late_readers_share_the_answer,
+        no_welcome,
+        successor_to_the_tail_shows_the_old,
+        tail_forgets_pendings,
+        acks_by_version,
+        forwards_are_forgotten,
+        refusals_are_forgotten,
+        resync_forgets_last_steps,
+        resync_trusts_what_is_on_its_way,
+        resync_keeps_junk,
+        sync_is_ignored,
+        up_to_date_before_the_flush,
+        forward_meets_a_copy,
+        retries_are_new,
+    )
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """The bug is there inside."""
+    with ExitStack() as stack:
+        for owner, attribute, value in MUTANTS[name]():
+            stack.enter_context(patch.object(owner, attribute, value))
+        yield
