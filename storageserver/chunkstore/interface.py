@@ -7,8 +7,8 @@ others raise for misuse only.
 - Staged is crash safe: what a returned call did survives the death of the process.
 - :meth:`ChunkStore.sync` makes it power safe. A power cut before that leaves, for each chunk, the
   old or the new version, never a mix, and everything an earlier sync covered.
-- Mutations (stage, commit, drop, put_channels) come from one thread at a time. Everything else may
-  be called from any thread at any time.
+- Mutations (stage, commit, drop, restore, put_channels) come from one thread at a time. Everything
+  else may be called from any thread at any time.
 - After an I/O error of the disk the store is ``failed`` for good: calls answer ``Code.DISK``.
 """
 
@@ -203,6 +203,13 @@ class ChunkStore(ChunkTable, Protocol):
 
     def scan_channels(self, after: tuple[int, int] | None, limit: int) -> list[Channel]:
         """Up to ``limit`` channels behind ``after`` (client, channel), in that order."""
+
+    def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
+        """Store the bytes of the committed version anew: those that are there are bad.
+
+        Nothing else about the chunk changes. STALE_UPDATE if another version is committed by now,
+        CORRUPT if ``content`` is not what the record says, NO_SPACE, DISK.
+        """
 
     def put_channels(self, channels: Sequence[Channel]) -> None:
         """Take over channel records of a predecessor, unless a newer sequence is known."""

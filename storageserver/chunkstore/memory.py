@@ -209,6 +209,18 @@ class MemoryChunkStore:
             after = entry._replace(pending=None, pending_content=b"")
             self._apply(Batch({chunk: after if entry.committed.version else None}, {}))
 
+    def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
+        """Put a damaged content right."""
+        if self._failed is not None:
+            return Code.DISK
+        entry = self._entries.get(chunk, Entry())
+        if version != entry.committed.version or not version:
+            return Code.STALE_UPDATE
+        if bytes(content) != entry.content:
+            return Code.CORRUPT
+        self._damaged.pop(chunk, None)
+        return Code.OK
+
     def put_channels(self, channels: Sequence[Channel]) -> None:
         """Take over channel records, unless a newer sequence is known."""
         for client, channel, record in channels:

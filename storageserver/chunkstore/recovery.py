@@ -7,6 +7,7 @@ one's block may be written again while its record is still on the disk.
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from fs3.core.chunks import ChannelRecord
@@ -100,13 +101,16 @@ def _load(
     channels: dict[tuple[int, int], ChannelRecord] = {}
     for key, value in records.items(b""):
         kind = key[:1]
-        if kind == CHUNK_PREFIX:
-            chunk = ChunkId(key[1:])
-            loaded[chunk] = decode_chunk(chunk, value)
-        elif kind == SEGMENT_PREFIX:
-            data.load_segment(*decode_segment_key(key), value)
-        elif kind == CHANNEL_PREFIX:
-            channels[decode_channel_key(key)] = decode_channel(value)
+        try:
+            if kind == CHUNK_PREFIX:
+                chunk = ChunkId(key[1:])
+                loaded[chunk] = decode_chunk(chunk, value)
+            elif kind == SEGMENT_PREFIX:
+                data.load_segment(*decode_segment_key(key), value)
+            elif kind == CHANNEL_PREFIX:
+                channels[decode_channel_key(key)] = decode_channel(value)
+        except (struct.error, ValueError, IndexError) as error:
+            raise Fs3Error(Code.CORRUPT, f"the record of key {key.hex()}: {error}") from error
     return loaded, channels
 
 

@@ -259,6 +259,30 @@ class DiskChunkStore:
                 else:
                     self._remove(chunk)
 
+    def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
+        """Store the bytes of the committed version anew, in a fresh block."""
+        with self._lock:
+            old = self._committed(chunk)
+            if version != old.version or not version:
+                return Code.STALE_UPDATE
+            if len(content) != old.length:
+                return Code.CORRUPT
+            update = StageRequest(
+                chunk, UpdateKind.REPLACE, version, 0, old.length, content, old.checksum
+            )
+            result, staged, operations = self._stage_one(update)
+            if staged is None:
+                return result.code
+            made = staged.version._replace(chain_version=old.chain_version)
+            pending = self._index.pendings.get(chunk)
+            undo = self._epochs.new_undo(chunk, old)
+            operations.append((chunk_key(chunk), encode_chunk(made, pending, undo)))
+            if not self._write(operations):
+                return Code.DISK
+            self._epochs.replaced(chunk, old, undo)
+            self._index.put(chunk, made, pending)
+            return Code.OK
+
     def put_channels(self, channels: Sequence[Channel]) -> None:
         """Take over channel records, unless a newer sequence is known."""
         with self._lock:

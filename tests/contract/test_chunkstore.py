@@ -349,6 +349,29 @@ class StoreTests:
     def test_a_random_history_matches_a_dictionary(self, store, reopened):
         run_machine(lambda: (store, reopened))
 
+    def test_restore_takes_the_content_of_the_committed_version_only(self, store):
+        put(store, write(A, 1, 0, PATTERN[:100_000]), write(A, 2, 0, b"second"))
+        before = store.meta(A)
+        content = b"second" + PATTERN[6:100_000]
+        store.stage([write(A, 3, 100_000, b"appended")])
+        pending = store.meta(A)
+        for version, given, expected in (
+            (2, content, Code.OK),
+            (2, content[:-1], Code.CORRUPT),
+            (2, PATTERN[:100_000], Code.CORRUPT),
+            (1, PATTERN[:100_000], Code.STALE_UPDATE),
+            (3, content + b"appended", Code.STALE_UPDATE),
+        ):
+            assert store.restore(A, version, memoryview(given)) is expected
+        assert store.restore(B, 0, memoryview(b"")) is Code.STALE_UPDATE
+        assert store.meta(A) == pending
+        assert get(store, A) == content
+        assert store.commit([Commit(A, 3, 1)]) == [Code.OK]
+        assert get(store, A) == content + b"appended"
+        assert (before.version, before.length) == (2, 100_000)
+        store.sync()
+        assert store.check() == []
+
 
 class TestDiskChunkStore(StoreTests):
     @pytest.fixture
