@@ -14,7 +14,6 @@ from rich.live import Live
 from fs3.client.cluster_directory import Shape
 from fs3.errors import Code, Fs3Error
 
-from . import status_view
 from .location import (
     AddressOption,
     ClusterIdOption,
@@ -141,6 +140,8 @@ def status(
       fs3 status --watch
       fs3 status --address 10.0.0.1:7450 --cluster-id prod --json
     """
+    from . import status_view
+
     location = locate(directory, address, cluster_id)
     if watch:
         _watch(location)
@@ -156,6 +157,8 @@ def status(
 
 
 def _watch(location: Location) -> None:
+    from . import status_view
+
     with location.administration() as calls, Live(auto_refresh=False, screen=True) as live:
         while True:
             try:

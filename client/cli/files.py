@@ -14,8 +14,8 @@ from rich.table import Table
 
 from fs3.errors import Code, Fs3Error
 
+from .appearance import human_bytes
 from .location import AddressOption, ClusterIdOption, DirOption, locate
-from .status_view import human_bytes
 
 if TYPE_CHECKING:
     import os

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from fs3.errors import Code, Fs3Error
 
+from .appearance import human_bytes, new_table
 from .files import PathArgument, remote_path
 from .location import AddressOption, ClusterIdOption, DirOption, locate
-from .status_view import human_bytes, new_table
 
 if TYPE_CHECKING:
     from fs3.client.administration import Administration, ChunkState

@@ -6,13 +6,14 @@ from dataclasses import asdict
 from enum import Enum
 from typing import Any
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from fs3.client.administration import ClusterStatus, TargetStatus
 from fs3.core.types import Chain, PublicState
+
+from .appearance import human_bytes, new_table
 
 _COLOURS = {
     PublicState.SERVING: "green",
@@ -21,16 +22,6 @@ _COLOURS = {
     PublicState.WAITING: "yellow",
     PublicState.OFFLINE: "red",
 }
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-
-
-def human_bytes(length_bytes: float) -> str:
-    """``1536`` is "1.5 KiB"."""
-    power = 0
-    while length_bytes >= 1024 and power < len(_UNITS) - 1:
-        length_bytes /= 1024
-        power += 1
-    return f"{length_bytes:.{1 if power else 0}f} {_UNITS[power]}"
 
 
 def as_dict(status: ClusterStatus) -> dict[str, Any]:
@@ -58,19 +49,6 @@ def render(status: ClusterStatus) -> RenderableType:
     """Nodes, targets, chains, capacity, verdict."""
     tables = _nodes(status), _targets(status), _chains(status)
     return Group(*(part for table in tables for part in (table, Text())), _summary(status))
-
-
-def new_table(title: str) -> Table:
-    """Without vertical lines, so that it fits into 80 columns."""
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
 
 
 def _nodes(status: ClusterStatus) -> Table:
