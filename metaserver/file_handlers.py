@@ -59,7 +59,10 @@ class FileHandlers(MetadataHandlers):
             opened = namespace.open_file(txn, InodeId(request.inode), who, mode, now_ns)
             return _open_reply(opened, request.session)
 
-        return self._opened(self.change(request, pb.OpenReply, act), request, mode)
+        # A reader's session only keeps an unlinked file's chunks; it is not worth a sync.
+        durable = mode.write or mode.truncate
+        reply = self.change(request, pb.OpenReply, act, durable=durable)
+        return self._opened(reply, request, mode)
 
     def close(self, request: pb.CloseRequest) -> pb.GetAttributesReply:
         """Replies with the inodes in the order of the items; one that is gone has number 0."""
@@ -86,7 +89,8 @@ class FileHandlers(MetadataHandlers):
                 ]
             )
 
-        return self.change(request, pb.GetAttributesReply, act)
+        durable = any(item.wrote for item in request.items)
+        return self.change(request, pb.GetAttributesReply, act, durable=durable)
 
     def settle_length(self, request: pb.SettleLengthRequest) -> pb.InodeReply:
         inode, now_ns, wrote = InodeId(request.inode), self.clock.wall_ns(), _wrote(request)

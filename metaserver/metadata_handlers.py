@@ -58,15 +58,24 @@ class MetadataHandlers:
         self.inodes = InodeAllocator(engine)
 
     def change(
-        self, request: Request, reply: type[_Reply], act: Callable[[Transaction], _Reply]
+        self,
+        request: Request,
+        reply: type[_Reply],
+        act: Callable[[Transaction], _Reply],
+        *,
+        durable: bool = True,
     ) -> _Reply:
-        """``act``'s answer, or the answer that this request got before."""
+        """``act``'s answer, or the answer that this request got before.
+
+        ``durable`` False for what a power cut may take back: that a file is open for reading.
+        """
         client, request_id = client_of(request), request.header.request_id
         now_ns = self.clock.wall_ns()
         answer = self.engine.run(
             lambda txn: namespace.once(
                 txn, client, request_id, now_ns, lambda: act(txn).SerializeToString()
-            )
+            ),
+            durable=durable,
         )
         return reply.FromString(answer)
 

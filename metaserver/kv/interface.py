@@ -97,8 +97,11 @@ class Transaction(ABC):
         """Count ``[begin, end)`` as read."""
 
     @abstractmethod
-    def commit(self) -> int:
+    def commit(self, *, durable: bool = True) -> int:
         """Make the writes durable and visible, or raise and do nothing; the commit's version.
+
+        ``durable`` False: visible at once, and safe from the death of the process, but a power cut
+        may take it back, unless a durable commit came after it.
 
         CONFLICT: nothing happened, try again. MAYBE_APPLIED: it may have happened. A transaction
         that wrote nothing always succeeds: what it read was true at its read version.
@@ -125,6 +128,7 @@ class Engine(ABC):
         fn: Callable[..., T],
         *args: object,
         attempts: int = ATTEMPTS,
+        durable: bool = True,
         **kwargs: object,
     ) -> T:
         """``fn(transaction, *args, **kwargs)``, committed; repeated while it meets conflicts.
@@ -142,7 +146,7 @@ class Engine(ABC):
             transaction = self.transaction()
             try:
                 result = fn(transaction, *args, **kwargs)
-                transaction.commit()
+                transaction.commit(durable=durable)
             except Fs3Error as error:
                 if error.code is not Code.CONFLICT:
                     raise

@@ -57,11 +57,12 @@ class View(ABC):
 class Writes:
     """What a transaction does: first ``cleared``, then ``points``."""
 
-    __slots__ = ("cleared", "points")
+    __slots__ = ("cleared", "durable", "points")
 
     def __init__(self) -> None:
         self.points: dict[bytes, Point] = {}
         self.cleared: list[Range] = []
+        self.durable = True  # on stable storage before the commit returns
 
     def covers(self, key: bytes) -> bool:
         """Whether ``key`` lies in a range cleared here."""
@@ -214,9 +215,10 @@ class OptimisticTransaction(Transaction):
         check_range(begin, end)
         self._reads.ranges.append((begin, end))
 
-    def commit(self) -> int:
+    def commit(self, *, durable: bool = True) -> int:
         self._check_usable()
         self._done = True
+        self._writes.durable = durable
         if not self._writes.points and not self._writes.cleared:
             return self._view.version
         return self._committer.commit(self._view.version, self._reads, self._writes)

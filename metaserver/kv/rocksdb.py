@@ -10,7 +10,9 @@ is synced by group: threads that commit at the same time share one batch and one
 
 Invariants
 - What is visible is durable. Transactions read the published snapshot, and one is published only
-  after the log was synced up to it. Nobody can act on data that a power cut would take back.
+  after the log was synced up to it. Nobody can act on data that a power cut would take back. The
+  exception are commits that asked for less: the log has them, in order, and the next sync
+  covers them.
 - Batches are written in the order of versions, by one thread at a time, so a published snapshot
   is a prefix of the commits.
 - A refused transaction is told so only once the commit that beat it is published, so that its
@@ -224,7 +226,7 @@ class RocksEngine(Engine, Committer):
             return self._window.changed_since(version, begin, end)
 
     def _write(self, group: list[_Commit]) -> None:
-        """One batch and one sync for the commits of a group, in their order."""
+        """One batch, and one sync if any asks for it, for the commits of a group in their order."""
         batch = WriteBatch(raw_mode=True)
         points = [commit.writes.points for commit in group]
         added = {key for rows in points for key, value in rows.items() if isinstance(value, int)}
@@ -245,7 +247,8 @@ class RocksEngine(Engine, Committer):
         for key, value in counters.items():
             _put(batch, key, value)
         self._db.write(batch)
-        self._sync()
+        if any(commit.writes.durable for commit in group):
+            self._sync()
 
     def _sync(self) -> None:
         """Bring what was written to stable storage. Other threads run meanwhile."""

@@ -99,6 +99,17 @@ def test_commits_that_come_during_a_sync_share_the_next_one(disk):
     assert len(disk.transaction().range(b"", b"\xff")) == 11
 
 
+def test_a_commit_that_need_not_be_durable_waits_for_no_sync(disk):
+    txn = disk.transaction()
+    txn.set(b"reader", b"1")
+    txn.commit(durable=False)
+    assert disk.syncs == 0
+    assert disk.transaction().get(b"reader") == b"1"
+    disk.may_sync.set()
+    commit(disk, b"writer")
+    assert disk.syncs == 1
+
+
 def test_scan_and_get_agree_while_other_writes_are_on_their_way(disk):
     """rocksdict's iterators show what is written, published or not; a view must not."""
     disk.may_sync.set()
