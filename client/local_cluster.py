@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fs3.core.types import NodeId, PublicState
 from fs3.errors import Code, Fs3Error
+from fs3.types import Credentials
 
 from . import processes, supervisor
 from .administration import Administration, ClusterStatus
@@ -144,8 +145,20 @@ class LocalCluster:
         progress("making chains")
         self._wait(deadline_s, self._make_chains)
         progress("waiting for every target to serve")
-        self._wait(deadline_s, lambda: self.problems())
+        self._wait(deadline_s, self.problems)
+        self._give_root_directory()
         return started
+
+    def _give_root_directory(self) -> None:
+        """To whoever runs the cluster: root owns it at first, and nobody else could write there."""
+        from .api import connect  # loads much; only an ordinary user needs it
+
+        if os.geteuid() == 0:
+            return
+        root = Credentials(uid=0, gid=0)
+        with connect(self.directory, credentials=root) as client:
+            if client.stat("/").st_uid == 0:
+                client.chown("/", os.geteuid(), os.getegid())
 
     def down(self) -> list[str]:
         """End everything that runs; data stays. Returns what had to be killed. Idempotent."""
