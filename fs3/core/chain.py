@@ -15,7 +15,7 @@ upstream's (of its code; its design notes differ):
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fs3.core.types import Chain, ChainVersion, LocalState, PublicState, Replica, TargetId
@@ -87,20 +87,96 @@ def new_chain(chain: Chain) -> Chain:
     return replace(chain, version=ChainVersion(1), replicas=replicas)
 
 
+# --- an operator's orders --------------------------------------------------------------------------
+# A serving target leaves by becoming OFFLINE first, as any other does: through next_chain(), once
+# its lease is surely over. So none of these orders takes a serving target out.
+
+
 def add_replica(chain: Chain, replica: Replica) -> Chain:
-    """An operator's order: ``replica`` joins at the end, OFFLINE, and will sync."""
+    """``replica`` joins at the end, OFFLINE, and will sync. ValueError if it is there."""
+    if chain.replica(replica.target) is not None:
+        raise ValueError(f"target {replica.target} is in chain {chain.chain} already")
     joined = (*chain.replicas, replace(replica, state=_OFFLINE))
-    return replace(chain, version=ChainVersion(chain.version + 1), replicas=joined)
+    preferred = (*chain.preferred, replica.target) if chain.preferred else ()
+    return _next_version(chain, joined, preferred)
 
 
-def remove_replica(chain: Chain, target: TargetId) -> Chain:
-    """An operator's order: ``target`` leaves. Only an OFFLINE or WAITING one may (ValueError)."""
+def remove_replica(chain: Chain, target: TargetId, heir: TargetId | None = None) -> Chain:
+    """``target`` leaves. Only an OFFLINE or WAITING one may (ValueError).
+
+    ``heir``, if given, takes its place in the preferred order.
+    """
     found = chain.replica(target)
     if found is None or found.state not in (_OFFLINE, _WAITING):
         state = "not in it" if found is None else found.state.name
         raise ValueError(f"target {target} of chain {chain.chain} is {state}, must be OFFLINE")
     left = tuple(r for r in chain.replicas if r.target != target)
-    return replace(chain, version=ChainVersion(chain.version + 1), replicas=left)
+    if heir is None:
+        preferred = tuple(t for t in chain.preferred if t != target)
+    else:
+        others = (t for t in chain.preferred if t != heir)
+        preferred = tuple(heir if t == target else t for t in others)
+    return _next_version(chain, left, preferred)
+
+
+def set_preferred(chain: Chain, order: Sequence[TargetId]) -> Chain:
+    """The order that :func:`out_of_place` works towards: every target of the chain once, or none.
+
+    ValueError for anything else. The chain itself stays as it is.
+    """
+    mine = sorted(r.target for r in chain.replicas)
+    if order and sorted(order) != mine:
+        raise ValueError(
+            f"order {list(order)} of chain {chain.chain}: it must name {mine}, each once"
+        )
+    preferred = tuple(order)
+    return (
+        chain if preferred == chain.preferred else _next_version(chain, chain.replicas, preferred)
+    )
+
+
+def out_of_place(chain: Chain) -> TargetId | None:
+    """The serving target to go OFFLINE next, and come back as the tail, for the preferred order.
+
+    None if the order stands, or if only one target serves. Targets that stand in the right order
+    relative to each other, from the most preferred on, stay; the others go one after the other, in
+    the preferred order, so that each is moved once.
+    """
+    serving = [r.target for r in chain.serving]
+    if len(serving) < 2 or not chain.preferred:
+        return None
+    wanted = [t for t in chain.preferred if t in serving]
+    wanted += [t for t in serving if t not in wanted]
+    in_order = 0
+    for target in serving:
+        if target == wanted[in_order]:
+            in_order += 1
+    return wanted[in_order] if in_order < len(wanted) else None
+
+
+def give_up_last(chain: Chain) -> Chain:
+    """Wait for the next target instead of the last one that served: **acknowledged data is lost**.
+
+    The LASTSRV target becomes the last, OFFLINE; the one behind it becomes LASTSRV in its place,
+    with whatever it holds. ValueError if no target is LASTSRV, or there is no other.
+    """
+    if len(chain.replicas) < 2 or chain.replicas[0].state is not _LASTSRV:
+        states = ", ".join(f"{r.target} {r.state.name}" for r in chain.replicas)
+        raise ValueError(
+            f"chain {chain.chain} does not wait for a LASTSRV target with others behind: {states}"
+        )
+    given_up, last, *others = chain.replicas
+    turned = (last, *others, given_up)
+    states = (_LASTSRV, *[_OFFLINE] * (len(turned) - 1))
+    replicas = tuple(replace(r, state=s) for r, s in zip(turned, states, strict=True))
+    return _next_version(chain, replicas, chain.preferred)
+
+
+def _next_version(
+    chain: Chain, replicas: tuple[Replica, ...], preferred: tuple[TargetId, ...]
+) -> Chain:
+    version = ChainVersion(chain.version + 1)
+    return replace(chain, version=version, replicas=replicas, preferred=preferred)
 
 
 def violation(chain: Chain) -> str | None:
