@@ -9,7 +9,7 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
        reply      head READ_RESULT* [+ details]      body the bytes read: results' ``length`` each
     WRITE_BATCH   head WRITE_PREFIX + WRITE_ITEM*    body the bytes of WRITE items, in order
        reply      head WRITE_RESULT* [+ details]     body -
-    PEER          head fs3.core messages, one way, between chain neighbours (fs3/peerwire.py)
+    PEER          head fs3.core messages, one way, between chain neighbours: storageserver/peerwire.py
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ READ_RESULT = np.dtype(
         ("length", "<u4"),  # bytes in the body
         ("version", "<u8"),  # of the chunk
         ("crc", "<u4"),  # crc32c of the bytes
-        ("chunk_length", "<u4"),
+        ("reserved", "<u4"),
     ]
 )
 WRITE_PREFIX = np.dtype([("client", "<u8"), ("flags", "<u4"), ("reserved", "<u4")])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.buffers import PooledBuffer
-from fs3.core.types import ChunkId, ChunkVersion
+from fs3.core.types import ChunkVersion
 from fs3.errors import Code
 
 
@@ -80,6 +80,22 @@ class _Batch:
         if detail:
             self._details.append((index, detail))
 
+    def finish(
+        self,
+        index: int,
+        code: Code,
+        version: ChunkVersion,
+        length: int,
+        checksum: int,
+        detail: str,
+    ) -> None:
+        """See :class:`Job`; both kinds of result begin alike: code, length, version, checksum."""
+        if code is Code.OK:
+            self.results[index] = (Code.OK, length, version, checksum, 0)
+        else:
+            self.fail(index, code, detail)
+        self.done(1)
+
     def done(self, count: int) -> None:
         """So many more items have their result."""
         self._left -= count
@@ -97,22 +113,6 @@ class WriteJob(_Batch):
     def __init__(self, count: int, reply: Callable[[bytes, Sequence[Payload]], None]) -> None:
         super().__init__(np.zeros(count, dataplane.WRITE_RESULT), reply)
 
-    def finish(
-        self,
-        index: int,
-        code: Code,
-        version: ChunkVersion,
-        length: int,
-        checksum: int,
-        detail: str,
-    ) -> None:
-        """See :class:`Job`."""
-        if code is Code.OK:
-            self.results[index] = (Code.OK, length, version, checksum, 0)
-        else:
-            self.fail(index, code, detail)
-        self.done(1)
-
 
 class ReadJob(_Batch):
     """A READ_BATCH: its items, and room for what they read."""
@@ -129,30 +129,10 @@ class ReadJob(_Batch):
         lengths = items["length"].astype(np.int64)
         self._starts = np.concatenate(([0], np.cumsum(lengths)[:-1])).tolist()
 
-    def chunk(self, index: int) -> ChunkId:
-        """The chunk an item is about."""
-        return ChunkId(self.items["chunk"][index].tobytes())
-
     def place(self, index: int, length: int) -> memoryview:
         """Where an item's bytes go."""
         start = self._starts[index]
         return self._room.buffer.view[start : start + length]
-
-    def finish(
-        self,
-        index: int,
-        code: Code,
-        version: ChunkVersion,
-        length: int,
-        checksum: int,
-        detail: str,
-    ) -> None:
-        """See :class:`Job`. ``length`` bytes lie in the item's place."""
-        if code is Code.OK:
-            self.results[index] = (Code.OK, length, version, checksum, 0)
-        else:
-            self.fail(index, code, detail)
-        self.done(1)
 
     def _payload(self) -> Sequence[Payload]:
         """The bytes read, neighbours joined: mostly one piece."""
