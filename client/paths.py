@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator
 from typing import TypeAlias
 
-from fs3.core.layout import Layout
+from fs3.core.layout import Layout, check_chunk_bytes
 from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
 from fs3.types import ROOT_INODE, Dentry, FileKind, Inode, SetAttributes
@@ -370,10 +370,16 @@ class PathOperations:
         inode = self._find(path)
         old = inode.layout
         layout = Layout(
-            chunk_bytes=chunk_bytes or old.chunk_bytes,
-            stripe=stripe or old.stripe,
+            chunk_bytes=old.chunk_bytes if chunk_bytes is None else chunk_bytes,
+            stripe=old.stripe if stripe is None else stripe,
             chain_table=old.chain_table,
         )
+        # On the wire 0 means "as it is", and there are no negative numbers.
+        wrong = check_chunk_bytes(layout.chunk_bytes)
+        if wrong is None and not 1 <= layout.stripe < 1 << 32:
+            wrong = f"stripe {layout.stripe} is not allowed: 1 or more chains are"
+        if wrong is not None:
+            raise Fs3Error(Code.INVALID, wrong)
         self._context.metadata.set_layout(inode.inode, layout)
 
 

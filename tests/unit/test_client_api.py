@@ -487,8 +487,24 @@ def test_a_directory_says_how_its_files_are_cut(client):
     client.write("/d/f", b"x")
     layout = client.inode("/d/f").layout
     assert (layout.chunk_bytes, len(layout.chains)) == (1 << 17, 2)
-    with pytest.raises(Fs3Error, match="chunk size 3"):
-        client.set_layout("/d", chunk_bytes=3)
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ({"chunk_bytes": 3}, "chunk size 3 "),
+        ({"chunk_bytes": 0}, "chunk size 0 "),
+        ({"chunk_bytes": -1}, "chunk size -1 "),
+        ({"stripe": 0}, "stripe 0 "),
+        ({"stripe": -1}, "stripe -1 "),
+        ({"stripe": 1 << 32}, f"stripe {1 << 32} "),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused_by_name(client, wish, said):
+    client.mkdir("/d")
+    with pytest.raises(Fs3Error, match=said) as caught:
+        client.set_layout("/d", **wish)
+    assert caught.value.code is Code.INVALID
 
 
 @pytest.mark.parametrize("path", ["relative", "", "/a\0b", b"x"])
