@@ -71,7 +71,7 @@ class Resync:
         self._dirty = False
         self._todo: deque[ChunkId] = deque()
         self._under_way: set[ChunkId] = set()
-        self._reached: set[ChunkId] = set()  # acknowledged there since the last page was compared
+        self._reached: set[ChunkId] = set()  # acknowledged there since the page was asked for
         self._awaited: set[ChunkId] = set()  # different, but an update is on its way
         self._channels_after: tuple[int, int] = (-1, -1)
         self._channels_end = False
@@ -94,6 +94,8 @@ class Resync:
         waiting = self._asked_at_ms is not None and now_ms - self._asked_at_ms < _ASK_AGAIN_MS
         if waiting or self._todo or self._under_way or (self._last_page and self._awaited):
             return []
+        if self._asked_at_ms is None:
+            self._reached.clear()
         self._asked_at_ms = now_ms
         if self._stage is _Stage.COMPARE:
             done, total = self.progress
@@ -155,7 +157,6 @@ class Resync:
                 self._awaited.add(chunk)
             elif chunk not in self._reached:
                 self._todo.append(chunk)
-        self._reached.clear()
         self._dirty = self._dirty or bool(self._todo)
         self._compared += len(mine)
         self._asked_at_ms = None
@@ -194,7 +195,7 @@ class Resync:
     def reached(self, chunk: ChunkId) -> None:
         """The syncing replica has acknowledged the chunk as it is here."""
         self._awaited.discard(chunk)
-        if self._stage is _Stage.COMPARE:
+        if self._stage is _Stage.COMPARE and self._asked_at_ms is not None:
             self._reached.add(chunk)
 
     def finished(self, chunk: ChunkId) -> None:

@@ -1,4 +1,7 @@
-"""``python -m tests.sim --seeds A:B`` runs a range; ``--seed N --trace`` tells one story."""
+"""``python -m tests.sim --seeds A:B`` runs a range; ``--seed N --trace`` tells one story.
+
+``--mutants`` says which seed finds each planted bug.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 import time
 from multiprocessing import Pool
 
+from .mutants import MUTANTS, first_seed
 from .simulation import Result, simulate
 
 
@@ -16,8 +20,11 @@ def main() -> int:
     parser.add_argument("--seeds", default="0:100", help="a range A:B, B not included")
     parser.add_argument("--seed", type=int, help="one seed")
     parser.add_argument("--trace", action="store_true", help="tell the story of the seed")
+    parser.add_argument("--mutants", action="store_true", help="find the planted bugs")
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
+    if chosen.mutants:
+        return _find(chosen.processes)
     if chosen.seed is not None:
         result = simulate(chosen.seed, tell=chosen.trace)
         for line in result.story:
@@ -30,6 +37,14 @@ def main() -> int:
         status = _report(results)
     print(f"{last - first} seeds in {time.perf_counter() - began:.0f} s")
     return status
+
+
+def _find(processes: int) -> int:
+    with Pool(processes) as pool:
+        found = dict(zip(MUTANTS, pool.imap(first_seed, MUTANTS), strict=True))
+    for name, seed in found.items():
+        print(f'    "{name}": {seed},')
+    return 1 if None in found.values() else 0
 
 
 def _report(results) -> int:

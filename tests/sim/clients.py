@@ -80,6 +80,8 @@ class Client:
             return
         self._left -= 1
         random = self._world.random
+        if random.random() < self._settings.fresh:
+            self._refresh()
         chunk = chunk_id(1, random.randrange(self._settings.chunks))
         update = None if random.random() < self._settings.reads else self._draw_update()
         self._begin(chunk, update)

@@ -73,6 +73,14 @@ class Faults:
         if not self._over and self._world.chance(self._settings.snipes):
             self._world.after(self._world.random.choice([0, 2, 20]), lambda: self._kill(node))
 
+    def chain_changed(self) -> None:
+        """Perhaps somebody hears of it late: this is what leases and joining are for."""
+        if not self._over and self._world.chance(self._settings.deaf):
+            name = self._some_node().name
+            self._network.cut("manager", name)
+            span_ms = self._world.random.choice([100, 500, 2000])
+            self._world.after(span_ms, lambda: self._network.heal("manager", name))
+
     def _boot(self, node: Node) -> None:
         if not node.up:
             node.boot()

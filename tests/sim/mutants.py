@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -24,12 +25,31 @@ from fs3.core.resync import Resync
 from fs3.core.syncing import Syncing
 
 from .manager import Grant, Manager
+from .simulation import simulate
+from .swarm import Settings, draw
 
 Patches = list[tuple[Any, str, Any]]
 SEEDS = 1000
 
 # mutant: a seed that finds it
 FOUND_BY: dict[str, int] = {}
+
+# Some need odd worlds: what is set for them, beside what the seed draws.
+_BAD_WIRE = {"delay_max_ms": 150, "straggle": 0.05, "duplicate": 0.3}
+_CRASHES = {"crashes": 0.4, "snipes": 0.05, "replicas": 3}
+_BUSY = {"chunks": 1, "think_ms_max": 1, "operations": 100, "clients": 4}
+_POWER = {"power": True, "sync": 1.0, "disk_ms_max": 60}
+FOCUS: dict[str, dict[str, Any]] = {
+    "acks_by_version": {**_BAD_WIRE, **_BUSY, "odd_updates": 0.5},
+    "late_readers_share_the_answer": {**_BAD_WIRE, **_BUSY, "replicas": 3, "disk_ms_max": 60},
+    "lease_without_a_version": {**_BUSY, "cuts": 0.3, "deaf": 0.6, "fresh": 0.0, "replicas": 3},
+    "no_welcome": {**_CRASHES, **_BUSY, **_BAD_WIRE, "deaf": 0.6, "fresh": 0.3},
+    "resync_compares_versions": {**_CRASHES, **_BUSY, "odd_updates": 0.5},
+    "resync_without_channels": {**_CRASHES, "replicas": 2, "drop": 0.1, "give_up_ms": 25_000},
+    "sync_is_ignored": {**_CRASHES, **_POWER, "replicas": 2},
+    "tail_forgets_pendings": {**_CRASHES, "disk_ms_max": 60},
+    "up_to_date_before_the_flush": {**_CRASHES, **_POWER, "replicas": 2},
+}
 
 
 def any_chain_version() -> Patches:
@@ -313,6 +333,11 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
 }
 
 
+def settings_of(name: str, seed: int) -> Settings:
+    """The world in which ``seed`` looks for this mutant."""
+    return replace(draw(seed), **FOCUS.get(name, {}))
+
+
 @contextmanager
 def planted(name: str) -> Iterator[None]:
     """The bug is there inside."""
@@ -320,3 +345,12 @@ def planted(name: str) -> Iterator[None]:
         for owner, attribute, value in MUTANTS[name]():
             stack.enter_context(patch.object(owner, attribute, value))
         yield
+
+
+def first_seed(name: str) -> int | None:
+    """A seed that finds the mutant: the one that found it before, or the first of all."""
+    with planted(name):
+        for seed in [FOUND_BY.get(name, 0), *range(SEEDS)]:
+            if simulate(seed, settings=settings_of(name, seed)).problem is not None:
+                return seed
+    return None

@@ -60,7 +60,6 @@ class Node:
         network: Network,
         cluster: Cluster,
         checker: Checker,
-        core: type[Replica],
     ) -> None:
         self.number = number
         self.name = f"node {number}"
@@ -73,7 +72,6 @@ class Node:
         self._network = network
         self._cluster = cluster
         self._checker = checker
-        self._new_core = core
         self._chain: Chain | None = None
         self._closed = True
         self._early: list[m.Message] = []
@@ -229,9 +227,7 @@ class Node:
                 return
         if state not in _WRITABLE or self.disk.outstanding:
             return
-        self.core = self._new_core(
-            Target(self.number), chain, self.disk.store, self._settings.limits
-        )
+        self.core = Replica(Target(self.number), chain, self.disk.store, self._settings.limits)
         early, self._early = self._early, []
         self._perform(self.core.start(self.clock_ms()))
         for message in early:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fs3.core.chain import new_chain
-from fs3.core.replica import Replica as Core
 from fs3.core.types import (
     Chain,
     ChainId,
@@ -51,7 +50,6 @@ class Simulation:
         self,
         seed: int,
         *,
-        core: type[Core] = Core,
         settings: Settings | None = None,
         tell: bool = False,
         digest: bool = False,
@@ -71,7 +69,7 @@ class Simulation:
         self.nodes: dict[int, Node] = {}
         for number in range(1, settings.replicas + settings.spares + 1):
             self.nodes[number] = Node(
-                number, self.world, settings, self.network, self, self.checker, core
+                number, self.world, settings, self.network, self, self.checker
             )
         self.clients = [
             Client(n + 1, self.world, settings, self.network, self, self.histories)
@@ -84,6 +82,7 @@ class Simulation:
         self.faults.moment(node)
 
     def _push(self, chain: Chain) -> None:
+        self.faults.chain_changed()
         for node in self.nodes.values():
             if self.world.chance(self.settings.push):
                 node.hear(chain)
@@ -143,7 +142,7 @@ class Simulation:
 
 
 def simulate(
-    seed: int, *, core: type[Core] = Core, tell: bool = False, digest: bool = False
+    seed: int, *, settings: Settings | None = None, tell: bool = False, digest: bool = False
 ) -> Result:
-    """The result of one seed."""
-    return Simulation(seed, core=core, tell=tell, digest=digest).run()
+    """The result of one seed, in the world that it draws or in the given one."""
+    return Simulation(seed, settings=settings, tell=tell, digest=digest).run()

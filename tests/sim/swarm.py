@@ -37,6 +37,7 @@ class Settings:
     crashes: float
     snipes: float  # of the moments when data was shown or committed, so many are a node's last
     power: bool  # crashes are power losses too; clients then write with sync
+    deaf: float  # chain changes that one node cannot hear of for a while
     cuts: float
     pauses: float
     manager_restarts: float
@@ -45,6 +46,7 @@ class Settings:
     sync: float  # updates that want stable storage
     reads: float  # share of operations
     odd_updates: float  # share of updates that are not plain overwrites
+    fresh: float  # operations that begin with a look at the routing
     push: float  # chain changes that nodes hear of at once
     limits: Limits
 
@@ -80,6 +82,7 @@ def draw(seed: int) -> Settings:
         crashes=maybe(0.75, 0.05, 0.15, 0.4),
         power=power,
         snipes=maybe(0.5, 0.003, 0.01, 0.05),
+        deaf=maybe(0.4, 0.2, 0.6),
         cuts=maybe(0.5, 0.1, 0.3),
         pauses=maybe(0.3, 0.1, 0.3),
         manager_restarts=maybe(0.3, 0.05, 0.2),
@@ -88,6 +91,7 @@ def draw(seed: int) -> Settings:
         sync=1.0 if power else r.choice([0.0, 0.3]),
         reads=r.choice([0.3, 0.5, 0.8]),
         odd_updates=r.choice([0.0, 0.2, 0.5]),
+        fresh=r.choice([0.0, 0.3, 1.0]),
         push=r.choice([0.0, 0.7, 1.0]),
         limits=_limits(r),
     )
