@@ -9,7 +9,7 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
        reply      head READ_RESULT* [+ details]      body the bytes read: results' ``length`` each
     WRITE_BATCH   head WRITE_PREFIX + WRITE_ITEM*    body the bytes of WRITE items, in order
        reply      head WRITE_RESULT* [+ details]     body -
-    PEER          head fs3.core messages, one way, between chain neighbours: storageserver/peerwire.py
+    PEER          head messages between chain neighbours, one way (storageserver/peerwire.py)
 """
 
 from __future__ import annotations
