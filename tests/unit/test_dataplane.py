@@ -23,7 +23,7 @@ def test_the_documented_example_is_what_is_sent() -> None:
     tag = frames.cluster_tag("demo")
     header = frames.encode(frames.FrameKind.REQUEST, dataplane.READ_BATCH, tag, 9, head, 0)
     text = FORMATS.read_text().partition("A READ_BATCH of one item")[2]
-    shown = "".join(re.findall(r"^((?:[0-9a-f]{2,16} )+)", text.split("```")[1], re.MULTILINE))
+    shown = "".join(re.findall(r"^((?:[0-9a-f]{2,32} )+)", text.split("```")[1], re.MULTILINE))
     assert shown.replace(" ", "") == (header + head).hex()
 
 
