@@ -30,13 +30,11 @@ from fs3.settings import add_flags, flags_of, load
 from fs3.transport.tcp import FrameServer, serve_handlers
 from fs3.transport.tcp import Limits as PortLimits
 
-from .chunkstore.datafiles import ChunkStoreSettings
-from .chunkstore.files import Files
-from .chunkstore.store import DiskChunkStore
 from .dataserver import DataServer
 from .jobs import Payload
 from .member import Member
 from .neighbours import Neighbours
+from .opening import open_target
 from .service import StorageControl
 from .settings import StorageSettings
 from .target import Target
@@ -56,7 +54,8 @@ class StorageServer:
         self.reactor = Reactor()
         self._pool = BufferPool(settings.buffer_bytes)
         self._neighbours = Neighbours(self.reactor, settings.cluster_id, self._on_neighbour_up)
-        self._targets = self._open_targets()
+        self._opened = {TargetId(said.id): open_target(said) for said in settings.targets}
+        self._targets = self._make_targets()
         self._routing = Routing()
         self._server = FrameServer(
             self.reactor,
@@ -82,25 +81,25 @@ class StorageServer:
         """Where the data port listens."""
         return self._server.address
 
-    def _open_targets(self) -> dict[TargetId, Target]:
+    def _make_targets(self) -> dict[TargetId, Target]:
         limits = Limits(
             resync_bytes_per_s=self._settings.resync.bytes_per_s,
             resync_window=self._settings.resync.window,
         )
-        targets = {}
-        for said in self._settings.targets:
-            chunks = ChunkStoreSettings(capacity_bytes=said.capacity_bytes)
-            store = DiskChunkStore(Files(), said.path, chunks)
-            targets[TargetId(said.id)] = Target(
-                TargetId(said.id),
-                store,
+        return {
+            target: Target(
+                target,
+                opened.store,
                 limits,
                 reactor=self.reactor,
                 pool=self._pool,
                 clock=self._clock,
                 surroundings=self,
+                cluster_id=self._settings.cluster_id,
+                repair=self._settings.repair,
             )
-        return targets
+            for target, opened in self._opened.items()
+        }
 
     def _make_member(self) -> Member:
         settings = self._settings
@@ -122,34 +121,38 @@ class StorageServer:
             on_lease=self._on_lease,
         )
 
-    # --- what targets need (target.Surroundings) -------------------------------------------------
+    # --- what targets need (surroundings.py) -------------------------------------------------
 
     def send(self, message: m.Message, payload: Payload | None) -> None:
-        """See :class:`target.Surroundings`."""
+        """See :class:`surroundings.Surroundings`."""
         self._neighbours.send(message, payload)
 
     def flush(self) -> None:
-        """See :class:`target.Surroundings`."""
+        """See :class:`surroundings.Surroundings`."""
         self._neighbours.flush()
 
     def state_changed(self) -> None:
-        """See :class:`target.Surroundings`."""
+        """See :class:`surroundings.Surroundings`."""
         self._member.beat_soon()
 
     def refresh_routing(self) -> None:
-        """See :class:`target.Surroundings`."""
+        """See :class:`surroundings.Surroundings`."""
         self._member.refresh()
 
     def accuse(self, target: TargetId, reason: str) -> None:
-        """See :class:`target.Surroundings`."""
+        """See :class:`surroundings.Surroundings`."""
         self._member.accuse(target, reason)
+
+    def address_of(self, target: TargetId) -> str | None:
+        """See :class:`surroundings.Surroundings`."""
+        return self._neighbours.address_of(target)
 
     # --- membership, in the reactor's thread -----------------------------------------------------
 
     def _reports(self) -> list[cluster_pb2.TargetReport]:
         made = []
         for target in self._targets.values():
-            report, usage = target.report, target.store.usage()
+            report, usage = target.report, target.usage()
             made.append(
                 cluster_pb2.TargetReport(
                     target=report.target,
@@ -235,6 +238,8 @@ class StorageServer:
         self._neighbours.close()
         for target in self._targets.values():
             target.close()
+        for opened in self._opened.values():
+            opened.close()
         self.reactor.close()
 
 

@@ -69,6 +69,10 @@ class Neighbours:
                 lambda up, address=address: self._on_state(address, up),  # type: ignore[misc]
             )
 
+    def address_of(self, target: TargetId) -> str | None:
+        """The data port of the node that has ``target``, if routing knows it."""
+        return self._address_of.get(target)
+
     def _on_state(self, address: str, up: bool) -> None:
         if up:
             there = frozenset(t for t, where in self._address_of.items() if where == address)

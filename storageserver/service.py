@@ -169,7 +169,7 @@ class StorageControl:
         )
 
     def _info(self, target: Target) -> pb.TargetInfo:
-        report, usage = target.report, target.store.usage()
+        report, usage = target.report, target.usage()
         place = target.chain.replica(target.target) if target.chain is not None else None
         return pb.TargetInfo(
             target=target.target,

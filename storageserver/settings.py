@@ -36,6 +36,38 @@ class ResyncSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RepairSettings:
+    """When a disk that hands out bad bytes is given up."""
+
+    bad_chunks_max: int = setting(64, help="more than so many bad chunks take a target offline")
+    window_s: float = setting(3600.0, help="... if they are found within this time")
+
+    def validate(self) -> None:
+        """See the fields."""
+        if self.bad_chunks_max < 0:
+            raise Fs3Error(
+                Code.INVALID, f"repair.bad_chunks_max {self.bad_chunks_max}: 0 or more is allowed"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubSettings:
+    """Reading everything in turn, to find bad chunks that nobody reads."""
+
+    bytes_per_s: int = size(16 << 20, help="read at most this much per target; 0: no scrubbing")
+    pause_s: float = setting(86_400.0, help="from the end of a pass to the next one")
+
+    def validate(self) -> None:
+        """See the fields."""
+        if self.bytes_per_s < 0 or self.pause_s < 0:
+            raise Fs3Error(
+                Code.INVALID,
+                f"scrub.bytes_per_s {self.bytes_per_s} and scrub.pause_s {self.pause_s}:"
+                " 0 or more is allowed",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """The storageserver's settings."""
 
@@ -52,6 +84,8 @@ class StorageSettings:
     connections_max: int = setting(4096, help="connections to the data port at once")
     tick_ms: int = setting(50, help="how often time passes for the replicas")
     resync: ResyncSettings = section(ResyncSettings)
+    repair: RepairSettings = section(RepairSettings)
+    scrub: ScrubSettings = section(ScrubSettings)
     log_level: str = setting("info", help="debug, info, warning or error")
     log_file: Path | None = setting(None, help="where the log goes; unset: stderr")
     port_file: Path | None = setting(

@@ -1,7 +1,7 @@
 """The shell of one target: events into the replica core, its effects onto store and wire.
 
-Everything here runs on the reactor's thread; only the store's ``sync`` runs on a thread of the
-target's own, because it waits for the disk, and reports back. A target is
+Everything here runs on the reactor's thread; what waits for the disk or for others runs on threads
+of the target's own (syncs.py, repair.py) and reports back. A target is
 
     closed     just started, and the manager still shows it as serving: it says OFFLINE until the
                manager has taken it out, so that it never serves what it may have missed
@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fs3.buffers import BufferPool
+from fs3.checksum import crc32c
 from fs3.clock import Clock
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
@@ -39,43 +38,24 @@ from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.reactor import Reactor
 
-from .chunkstore.interface import Channel, ChunkStore, Commit, Piece, StageRequest
+from .chunkstore.interface import (
+    Channel,
+    ChunkStore,
+    Commit,
+    Piece,
+    ReadResult,
+    StageRequest,
+    Usage,
+)
 from .jobs import BufferOwner, Payload, ReadJob
+from .repair import Held, Repairs
+from .settings import RepairSettings
+from .surroundings import Report, Surroundings
+from .syncs import Syncs
 
 _log = get_logger(__name__)
 _EARLY_MAX = 256  # messages kept for a core that is about to be built
 _WRITABLE = (PublicState.SERVING, PublicState.SYNCING)
-
-
-class Surroundings(Protocol):
-    """What a target needs of its process."""
-
-    def send(self, message: m.Message, payload: Payload | None) -> None:
-        """To a neighbour, with the next flush."""
-
-    def flush(self) -> None:
-        """Everything sent so far leaves."""
-
-    def state_changed(self) -> None:
-        """The manager should hear of this target soon."""
-
-    def refresh_routing(self) -> None:
-        """A neighbour knows more than we do."""
-
-    def accuse(self, target: TargetId, reason: str) -> None:
-        """Another target lies: the manager should take it out."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What the manager and operators hear of a target."""
-
-    target: TargetId
-    state: LocalState
-    chain_version: ChainVersion
-    problem: str
-    sync_done: int
-    sync_total: int
 
 
 class Target:
@@ -91,12 +71,14 @@ class Target:
         pool: BufferPool,
         clock: Clock,
         surroundings: Surroundings,
+        cluster_id: str,
+        repair: RepairSettings,
     ) -> None:
         self.target = target
         self.store = store
         self.core: Replica | None = None
         self.chain: Chain | None = None
-        self.problem = ""
+        self.problem = store.failed or ""
         self._limits = limits
         self._reactor = reactor
         self._pool = pool
@@ -106,9 +88,10 @@ class Target:
         self._early: list[m.Message] = []
         self._queue: deque[m.Event] = deque()
         self._stepping = False
-        self._syncs = ThreadPoolExecutor(1, thread_name_prefix=f"sync-{target}")
-        self._to_sync: list[tuple[Replica, m.Staged | m.Flushed]] = []
-        self._syncing = False
+        self._syncs: Syncs[tuple[Replica, m.Staged | m.Flushed]] = Syncs(
+            target, store, reactor, self._synced, self.fail
+        )
+        self.repairs = Repairs(self, repair, reactor=reactor, clock=clock, cluster_id=cluster_id)
 
     # --- membership ------------------------------------------------------------------------------
 
@@ -125,7 +108,7 @@ class Target:
             target=self.target,
             state=state,
             chain_version=chain.version if chain is not None else ChainVersion(0),
-            problem=self.problem,
+            problem=self.problem or self.repairs.complaint,
             sync_done=done,
             sync_total=total,
         )
@@ -142,6 +125,7 @@ class Target:
                 self.feed([m.ChainChanged(chain)])
         if self.core is None:
             self._consider()
+        self.repairs.kick()
         if self.report.state is not before:
             self._around.state_changed()
 
@@ -178,14 +162,17 @@ class Target:
         )
         self.core = Replica(self.target, chain, self.store, self._limits)
         early, self._early = self._early, []
-        self._run(self.core.start(self._clock.monotonic_ms()))
-        self.feed(early)
+        try:
+            self._run(self.core.start(self._clock.monotonic_ms()))
+            self.feed(early)
+        except Fs3Error as error:
+            self._fail_soon(error)
 
     def _stop_core(self) -> None:
         if self.core is not None:
             core, self.core = self.core, None
-            self._queue.clear()
             self._perform(core.stop())
+            self._refuse_queued()
             _log.info("replica_stopped", target=self.target, chain_version=core.chain.version)
 
     def fail(self, reason: str) -> None:
@@ -194,6 +181,7 @@ class Target:
             self.problem = reason
             _log.error("target_failed", target=self.target, reason=reason)
             self._stop_core()
+            self.repairs.stop()
             self._around.state_changed()
 
     def grant(self, chain_version: ChainVersion, until_ms: int) -> None:
@@ -238,8 +226,10 @@ class Target:
         offsets, lengths = items["offset"].tolist(), items["length"].tolist()
         pieces = [Piece(*piece) for piece in zip(chunks, offsets, lengths, strict=True)]
         buffers = [job.place(i, n) for i, n in zip(where, lengths, strict=True)]
-        for index, found in zip(where, self.store.read(pieces, buffers), strict=True):
-            self._note_read(found.code, found.detail)
+        results = self.store.read(pieces, buffers)
+        for index, chunk, found in zip(where, chunks, results, strict=True):
+            if found.code is not Code.OK:
+                self._note_read(chunk, found)
             job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
 
     def _serve(self, effect: m.ServeRead) -> None:
@@ -248,14 +238,14 @@ class Target:
         length = int(item["length"])
         piece = Piece(effect.chunk, int(item["offset"]), length)
         (found,) = self.store.read([piece], [job.place(index, length)], pending=effect.pending)
-        self._note_read(found.code, found.detail)
+        self._note_read(effect.chunk, found)
         job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
 
-    def _note_read(self, code: Code, detail: str) -> None:
-        if code is Code.CORRUPT:
-            _log.error("chunk_corrupt", target=self.target, detail=detail)
-        elif code is Code.DISK:
-            self._reactor.call_soon(self.fail, detail)
+    def _note_read(self, chunk: ChunkId, found: ReadResult) -> None:
+        if found.code is Code.CORRUPT:
+            self.repairs.suspect(chunk, found.detail)
+        elif found.code is Code.DISK:
+            self._reactor.call_soon(self.fail, found.detail)
 
     # --- the core --------------------------------------------------------------------------------
 
@@ -280,13 +270,21 @@ class Target:
             while self._queue and self.core is not None:
                 now_ms = self._clock.monotonic_ms()
                 effects = []
-                while self._queue:
-                    effects += self.core.step(self._queue.popleft(), now_ms)
+                try:
+                    while self._queue:
+                        effects += self.core.step(self._queue.popleft(), now_ms)
+                except Fs3Error as error:  # its look into the table met a disk that fails
+                    self._fail_soon(error)
                 self._perform(effects)
             self._refuse_queued()
         finally:
             self._stepping = False
             self._around.flush()
+
+    def _fail_soon(self, error: Fs3Error) -> None:
+        if error.code is not Code.DISK:
+            raise error
+        self._reactor.call_soon(self.fail, error.detail)
 
     def _refuse_queued(self) -> None:
         """Events that found no core: only clients are owed an answer."""
@@ -345,14 +343,20 @@ class Target:
         match effect:
             case m.Drop():
                 self.store.drop([effect.chunk])
+                self._note_failure()
             case m.PutChannels():
                 self.store.put_channels([Channel(*row) for row in effect.channels])
+                self._note_failure()
             case m.Flush():
                 if self.core is not None:
-                    self._to_sync.append((self.core, m.Flushed(effect.number)))
-                    self._start_sync()
+                    self._syncs.put((self.core, m.Flushed(effect.number)))
+                    self._syncs.start()
 
     def _stage(self, effects: Sequence[m.Stage]) -> None:
+        core = self.core
+        assert core is not None
+        if self.repairs.running is not None:
+            effects = [e for e in effects if not self.repairs.hold(core, e)]
         requests = [
             StageRequest(
                 e.chunk,
@@ -370,12 +374,16 @@ class Target:
         results = self.store.stage(requests)
         for e, result in zip(effects, results, strict=True):
             event = m.Staged(e.chunk, e.version, *result)
-            if e.sync and result.code is Code.OK and self.core is not None:
-                self._to_sync.append((self.core, event))
-            else:
+            if e.sync and result.code is Code.OK:
+                self._syncs.put((core, event))
+            elif (
+                result.code is not Code.CORRUPT
+                or _data_is_bad(e)
+                or not self.repairs.hold_failed(core, e, result.detail)
+            ):
                 self._queue.append(event)
         self._note_failure()
-        self._start_sync()
+        self._syncs.start()
 
     def _commit(self, effects: Sequence[m.Commit]) -> None:
         commits = [Commit(e.chunk, e.version, e.chain_version) for e in effects]
@@ -387,33 +395,17 @@ class Target:
         if self.store.failed is not None:
             self._reactor.call_soon(self.fail, self.store.failed)
 
-    def _start_sync(self) -> None:
-        """One sync at a time; what comes meanwhile shares the next."""
-        if not self._to_sync or self._syncing:
-            return
-        self._syncing = True
-        group, self._to_sync = self._to_sync, []
-        self._syncs.submit(self._sync, group)
-
-    def _sync(self, group: list[tuple[Replica, m.Staged | m.Flushed]]) -> None:
-        """On the sync thread."""
-        failure = None
-        try:
-            self.store.sync()
-        except Fs3Error as error:
-            failure = error
-        self._reactor.call_soon(self._synced, group, failure)
-
-    def _synced(
-        self, group: list[tuple[Replica, m.Staged | m.Flushed]], failure: Fs3Error | None
-    ) -> None:
-        self._syncing = False
-        if failure is not None:
-            self.fail(failure.detail)
-            return
+    def _synced(self, group: list[tuple[Replica, m.Staged | m.Flushed]]) -> None:
         # A core that was stopped meanwhile has refused these already.
         self.feed([event for core, event in group if core is self.core])
-        self._start_sync()
+
+    def resume(self, held: Sequence[Held]) -> None:
+        """See :class:`repair.Ward`."""
+        self._run([stage for core, stage in held if core is self.core])
+
+    def address_of(self, target: TargetId) -> str | None:
+        """See :class:`repair.Ward`."""
+        return self._around.address_of(target)
 
     # --- neighbours ------------------------------------------------------------------------------
 
@@ -429,7 +421,7 @@ class Target:
         self._around.send(message, payload)
 
     def _content(self, message: m.Forward) -> Payload | None:
-        """The whole chunk at the version that is being forwarded."""
+        """The whole chunk at the version that is being forwarded; None: not now, it comes again."""
         meta = self.store.meta(message.chunk)
         pending = meta is not None and meta.pending_version == message.version
         try:
@@ -437,12 +429,15 @@ class Target:
         except Fs3Error as error:
             if error.code is not Code.BUSY:
                 raise
-            return None  # the core sends it again
+            return None
         view = owner.buffer.view[: message.length]
         piece = Piece(message.chunk, 0, message.length)
         (found,) = self.store.read([piece], [view], pending=pending, verify=True)
         if found.code is Code.OK and found.length == message.length:
             return Payload(view, owner)
+        if found.code is Code.CORRUPT:
+            self.repairs.suspect(message.chunk, found.detail)
+            return None
         detail = f"chunk {message.chunk.hex()} for resync: {found.code.name} {found.detail}"
         self._reactor.call_soon(self.fail, detail)
         return None
@@ -451,9 +446,9 @@ class Target:
         """Successor and we disagree about a chunk: read ours back. Who is wrong goes offline."""
         meta = self.store.meta(mismatch.chunk)
         length = max(meta.pending_length, meta.length) if meta is not None else 0
-        owner = BufferOwner(self._pool.take(max(length, 1)))
         piece = Piece(mismatch.chunk, 0, length)
-        (found,) = self.store.read([piece], [owner.buffer.view], pending=True, verify=True)
+        buffer = memoryview(bytearray(length))
+        (found,) = self.store.read([piece], [buffer], pending=True, verify=True)
         reason = (
             f"chunk {mismatch.chunk.hex()} version {mismatch.version} has checksum"
             f" {mismatch.successor_checksum:#010x} on target {mismatch.successor} and"
@@ -473,13 +468,16 @@ class Target:
 
     def background(self) -> None:
         """Every second: the store's own work, off the reactor's thread."""
-        self._syncs.submit(self._background)
+        self._note_failure()
+        self._syncs.background()
 
-    def _background(self) -> None:
+    def usage(self) -> Usage:
+        """Space taken and left, as far as the disk tells."""
         try:
-            self.store.tick()
-        except Fs3Error as error:
-            self._reactor.call_soon(self.fail, error.detail)
+            return self.store.usage()
+        except OSError as error:
+            self._reactor.call_soon(self.fail, str(error))
+            return Usage(0, 0, 0, 0)
 
     def leave(self) -> None:
         """The process is going: from now on the target says OFFLINE and refuses everything."""
@@ -489,5 +487,14 @@ class Target:
     def close(self) -> None:
         """Stop serving and close the store cleanly."""
         self.leave()
-        self._syncs.shutdown(wait=True)
-        self.store.close()
+        self.repairs.close()
+        self._syncs.close()
+        try:
+            self.store.close()
+        except OSError as error:  # the next start finds a store that was not closed
+            _log.error("store_not_closed", target=self.target, reason=str(error))
+
+
+def _data_is_bad(stage: m.Stage) -> bool:
+    """Whether a stage that was refused as CORRUPT brought the bad bytes itself."""
+    return stage.data is not None and crc32c(stage.data.view) != stage.checksum

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ from fs3.core.types import (
 )
 from fs3.reactor import Reactor
 from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
-from fs3.storageserver.chunkstore.files import Files
+from fs3.storageserver.chunkstore.files import FileLayer, Files
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 from fs3.storageserver.dataserver import DataServer
 from fs3.storageserver.neighbours import Neighbours
+from fs3.storageserver.settings import RepairSettings
 from fs3.storageserver.target import Target
 from fs3.transport.tcp import FrameServer
 
@@ -49,13 +50,20 @@ CHAIN = ChainId(1)
 class Node:
     """One storageserver with one target, as far as the data plane goes."""
 
-    def __init__(self, number: int, directory: Path, reactor: Reactor) -> None:
+    def __init__(
+        self,
+        number: int,
+        directory: Path,
+        reactor: Reactor,
+        repair: RepairSettings,
+        files: FileLayer,
+    ) -> None:
         self.target_id = TargetId(number)
         self.pool = BufferPool(256 << 20)
         self.neighbours = Neighbours(reactor, CLUSTER, self._on_up)
         self.accused: list[tuple[TargetId, str]] = []
         self.uptodate = threading.Event()  # a resync of this target has ended
-        store = DiskChunkStore(Files(), directory / f"target-{number}", ChunkStoreSettings())
+        store = DiskChunkStore(files, directory / f"target-{number}", ChunkStoreSettings())
         self.target = Target(
             self.target_id,
             store,
@@ -64,6 +72,8 @@ class Node:
             pool=self.pool,
             clock=SystemClock(),
             surroundings=self,
+            cluster_id=CLUSTER,
+            repair=repair,
         )
         self.server = FrameServer(reactor, CLUSTER, pool=self.pool)
         self.data = DataServer(self.server, {self.target_id: self.target}, self.pool)
@@ -85,6 +95,9 @@ class Node:
     def refresh_routing(self) -> None:
         pass
 
+    def address_of(self, target: TargetId) -> str | None:
+        return self.neighbours.address_of(target)
+
     def accuse(self, target: TargetId, reason: str) -> None:
         self.accused.append((target, reason))
 
@@ -97,9 +110,20 @@ class Node:
 class StorageCluster:
     """``count`` nodes, each with one replica of chain 1. A context manager."""
 
-    def __init__(self, directory: Path, count: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        count: int,
+        repair: RepairSettings | None = None,
+        files: Mapping[int, FileLayer] | None = None,
+    ) -> None:
+        """``files``: the file layer of a target, if it is to be another one than the machine's."""
         self.reactor = Reactor()
-        self.nodes = [Node(i + 1, directory, self.reactor) for i in range(count)]
+        chosen = files or {}
+        self.nodes = [
+            Node(n, directory, self.reactor, repair or RepairSettings(), chosen.get(n, Files()))
+            for n in range(1, count + 1)
+        ]
         self.version = 0
         self._ids = itertools.count(1)
         self._tick()
@@ -179,6 +203,7 @@ class StorageCluster:
         version: int | None = None,
         tag: tuple[int, int, int] = (0, 0, 0),
         sync: bool = False,
+        crc: int | None = None,
     ) -> Any:
         """One update; the result record."""
         client, channel, sequence = tag
@@ -188,7 +213,7 @@ class StorageCluster:
         item["chunk"] = np.frombuffer(chunk_id(7, slot), "V24")
         item["chain"], item["chain_version"] = CHAIN, version or self.version
         item["offset"], item["length"] = offset, len(data) if length is None else length
-        item["crc"], item["kind"] = crc32c(data), kind
+        item["crc"], item["kind"] = crc32c(data) if crc is None else crc, kind
         item["channel"], item["sequence"] = channel, sequence
         head = prefix.tobytes() + item.tobytes()
         reply, _ = self.request(target, dataplane.WRITE_BATCH, head, data)

@@ -1,0 +1,219 @@
+"""Bad bytes on one replica's disk: served by others, repaired from them, never handed out."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from crc32c import crc32c
+from storage_cluster import StorageCluster
+
+from fs3.core.chunks import UpdateKind
+from fs3.core.types import PublicState, chunk_id
+from fs3.errors import Code
+from fs3.storageserver.chunkstore.files import Files
+from fs3.storageserver.chunkstore.interface import Piece
+from fs3.storageserver.settings import RepairSettings
+
+S, Y, OFF = PublicState.SERVING, PublicState.SYNCING, PublicState.OFFLINE
+DATA = Random(11).randbytes(200_000)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Iterator[StorageCluster]:
+    with StorageCluster(tmp_path, 3) as cluster:
+        cluster.set_chain((1, S), (2, S), (3, S))
+        yield cluster
+
+
+def damage(cluster: StorageCluster, target: int, slot: int, position: int) -> None:
+    """Flip a bit of a chunk behind the store's back."""
+
+    def flip() -> None:
+        store = cluster.nodes[target - 1].target.store
+        location = store.locate(chunk_id(7, slot), position, 1)
+        assert location is not None
+        (byte,) = os.pread(location.fd, 1, location.file_offset)
+        os.pwrite(location.fd, bytes([byte ^ 16]), location.file_offset)
+        store.unpin(location.block)
+
+    cluster.call(flip)
+
+
+def wait_until(cluster: StorageCluster, true: Callable[[], bool]) -> None:
+    """Return when it holds in the reactor's thread."""
+    pause = threading.Event()
+    for _ in range(1000):
+        if cluster.call(true):
+            return
+        pause.wait(0.01)
+    pytest.fail(f"never came true; problems: {[n.target.report.problem for n in cluster.nodes]}")
+
+
+def stored(cluster: StorageCluster, target: int, slot: int) -> bytes | Code:
+    """What the disk has, verified."""
+    buffer = bytearray(1 << 20)
+    store = cluster.nodes[target - 1].target.store
+    (found,) = store.read([Piece(chunk_id(7, slot), 0, 1 << 20)], [memoryview(buffer)], verify=True)
+    return bytes(buffer[: found.length]) if found.code is Code.OK else found.code
+
+
+@pytest.mark.parametrize("target", [1, 2, 3])
+def test_a_read_that_meets_bad_bytes_fails_there_and_has_them_repaired(
+    three: StorageCluster, target: int
+) -> None:
+    three.write(5, DATA)
+    damage(three, target, 5, 20_000)
+    results, _ = three.read([(5, 20_000, 100)], target)
+    assert results[0]["code"] == Code.CORRUPT
+    repairs = three.nodes[target - 1].target.repairs
+    wait_until(three, lambda: repairs.repaired == 1)
+    assert three.read([(5, 20_000, 100)], target)[1] == [DATA[20_000:20_100]]
+    assert stored(three, target, 5) == DATA
+    assert (repairs.found, repairs.waiting, repairs.complaint) == (1, 0, "")
+
+
+@pytest.mark.parametrize("target", [1, 2, 3])
+@pytest.mark.parametrize("offset", [20_001, 199_990])
+def test_an_overwrite_of_bad_bytes_waits_for_their_repair_and_succeeds(
+    three: StorageCluster, target: int, offset: int
+) -> None:
+    three.write(5, DATA)
+    damage(three, target, 5, offset - 5)
+    result, detail = three.write(5, b"x" * 7, offset=offset)
+    assert result["code"] == Code.OK, detail
+    expected = DATA[:offset] + b"x" * 7 + DATA[offset + 7 :]
+    assert result["checksum"] == crc32c(expected)
+    for each in (1, 2, 3):
+        assert stored(three, each, 5) == expected
+    assert three.nodes[target - 1].target.repairs.repaired == 1
+
+
+def test_a_cut_within_bad_bytes_waits_for_their_repair_and_succeeds(
+    three: StorageCluster,
+) -> None:
+    three.write(5, DATA)
+    damage(three, 2, 5, 40_000)
+    result, detail = three.write(5, b"", kind=UpdateKind.TRUNCATE, length=40_010)
+    assert result["code"] == Code.OK, detail
+    assert stored(three, 2, 5) == DATA[:40_010]
+
+
+def test_writes_to_a_chunk_under_repair_lose_nothing(three: StorageCluster) -> None:
+    three.write(5, DATA)
+    expected = bytearray(DATA)
+    for turn in range(30):
+        if turn % 10 == 0:
+            damage(three, 2, 5, 100_000)
+            three.read([(5, 100_000, 10)], 2)
+        offset = turn * 3000
+        result, detail = three.write(5, bytes([turn]) * 500, offset=offset)
+        assert result["code"] == Code.OK, detail
+        expected[offset : offset + 500] = bytes([turn]) * 500
+    wait_until(three, lambda: three.nodes[1].target.repairs.waiting == 0)
+    three.read([(5, 100_000, 10)], 2)
+    wait_until(three, lambda: stored(three, 2, 5) == expected)
+    assert stored(three, 1, 5) == stored(three, 3, 5) == expected
+
+
+def test_data_that_came_bad_is_refused_at_once_and_blames_no_disk(three: StorageCluster) -> None:
+    three.write(5, DATA)
+    result, _ = three.write(5, b"abc", crc=1)
+    assert result["code"] == Code.CORRUPT
+    assert three.call(lambda: three.nodes[0].target.repairs.found) == 0
+    assert three.write(5, b"abc")[0]["code"] == Code.OK
+
+
+def test_a_chunk_that_no_replica_has_good_is_reported_and_others_are_served(
+    three: StorageCluster,
+) -> None:
+    three.write(5, DATA)
+    three.write(6, b"beside")
+    for target in (1, 2, 3):
+        damage(three, target, 5, 20_000)
+    assert three.read([(5, 20_000, 10)], 2)[0][0]["code"] == Code.CORRUPT
+    repairs = three.nodes[1].target.repairs
+    wait_until(three, lambda: "no other" in repairs.complaint or "CRC" in repairs.complaint)
+    assert three.write(5, b"x", offset=20_001)[0]["code"] == Code.CORRUPT
+    assert three.read([(6, 0, 10)], 2)[1] == [b"beside"]
+    problem = three.call(lambda: three.nodes[1].target.report.problem)
+    assert "1 bad chunks cannot be repaired" in problem
+    # Whoever writes all of it anew makes it good.
+    assert three.write(5, DATA)[0]["code"] == Code.OK
+    wait_until(three, lambda: repairs.complaint == "")
+
+
+def test_a_single_replica_with_bad_bytes_goes_on_and_is_repaired_when_another_returns(
+    three: StorageCluster,
+) -> None:
+    three.write(5, DATA)
+    three.set_chain((1, S), (2, OFF), (3, OFF))
+    damage(three, 1, 5, 20_000)
+    assert three.read([(5, 20_000, 10)], 1)[0][0]["code"] == Code.CORRUPT
+    repairs = three.nodes[0].target.repairs
+    wait_until(three, lambda: "no other replica serves" in repairs.complaint)
+    assert three.nodes[0].target.problem == ""
+    three.set_chain((1, S), (2, S), (3, OFF))
+    wait_until(three, lambda: repairs.repaired == 1)
+    assert repairs.complaint == ""
+
+
+def test_too_many_bad_chunks_take_the_target_out_but_never_the_last_one(tmp_path: Path) -> None:
+    with StorageCluster(tmp_path, 2, RepairSettings(bad_chunks_max=2)) as two:
+        two.set_chain((1, S), (2, S))
+        for slot in range(3):
+            two.write(slot, DATA)
+            damage(two, 2, slot, 50_000)
+            two.read([(slot, 50_000, 10)], 2)
+        wait_until(two, lambda: "3 bad chunks within 3600 s" in two.nodes[1].target.problem)
+        assert two.read([(1, 0, 10)], 2)[0][0]["code"] == Code.NOT_SERVING
+        two.set_chain((1, S), (2, OFF))
+        for slot in range(3):
+            damage(two, 1, slot, 50_000)
+            two.read([(slot, 50_000, 10)], 1)
+        repairs = two.nodes[0].target.repairs
+        wait_until(two, lambda: repairs.complaint.startswith("3 bad chunks"))
+        assert two.nodes[0].target.problem == ""
+        assert two.read([(1, 0, 10)], 1)[1] == [DATA[:10]]
+
+
+def test_a_resync_source_with_bad_bytes_repairs_them_first(three: StorageCluster) -> None:
+    three.write(5, DATA)
+    three.set_chain((1, S), (2, S), (3, OFF))
+    three.write(5, b"newer")
+    damage(three, 2, 5, 150_000)
+    three.set_chain((1, S), (2, S), (3, Y))
+    assert three.nodes[2].uptodate.wait(20), "the resync never ended"
+    three.set_chain((1, S), (2, S), (3, S))
+    assert stored(three, 3, 5) == stored(three, 2, 5) == b"newer" + DATA[5:]
+
+
+class FailingReads(Files):
+    """A disk on which reads fail from some moment on."""
+
+    def __init__(self) -> None:
+        self.failing = False
+
+    def preadv(self, fd, buffers, offset, /):  # type: ignore[no-untyped-def]
+        if self.failing:
+            raise OSError(errno.EIO, "injected")
+        return os.preadv(fd, buffers, offset)
+
+
+def test_a_disk_that_fails_takes_its_own_target_out_and_the_chain_goes_on(tmp_path: Path) -> None:
+    disk = FailingReads()
+    with StorageCluster(tmp_path, 3, files={2: disk}) as three:
+        three.set_chain((1, S), (2, S), (3, S))
+        three.write(5, DATA)
+        disk.failing = True
+        assert three.read([(5, 0, 10)], 2)[0][0]["code"] == Code.DISK
+        wait_until(three, lambda: "injected" in three.nodes[1].target.problem)
+        assert three.read([(5, 0, 10)], 2)[0][0]["code"] == Code.NOT_SERVING
+        three.set_chain((1, S), (3, S), (2, OFF))
+        assert three.write(5, b"on")[0]["code"] == Code.OK
+        assert three.read([(5, 0, 4)], 3)[1] == [b"on" + DATA[2:4]]
