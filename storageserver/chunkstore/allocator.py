@@ -9,6 +9,7 @@ Changed under the store's lock only, but for :meth:`Readers.enter` and :meth:`Re
 
 from __future__ import annotations
 
+import errno
 from array import array
 from collections import deque
 from collections.abc import Callable
@@ -59,11 +60,17 @@ class Readers:
 
 
 class Allocator:
-    """Blocks of all size classes. ``grow(size_class)`` makes a file longer and says by how much."""
+    """Blocks of all size classes. ``grow(size_class)`` makes a file longer and says by how much.
 
-    def __init__(self, readers: Readers, grow: Callable[[int], int]) -> None:
+    Held blocks never exceed ``capacity_bytes`` (0: no limit), however many free ones there are.
+    """
+
+    def __init__(
+        self, readers: Readers, grow: Callable[[int], int], capacity_bytes: int = 0
+    ) -> None:
         self._readers = readers
         self._grow = grow
+        self._capacity_bytes = capacity_bytes
         self._holders = [array("I") for _ in range(SIZE_CLASSES)]
         self._free: list[list[int]] = [[] for _ in range(SIZE_CLASSES)]  # taken from the end
         self._punched: list[list[int]] = [[] for _ in range(SIZE_CLASSES)]  # without disk space
@@ -88,7 +95,11 @@ class Allocator:
             ]
 
     def take(self, size_class: int) -> int:
-        """A block with one holder; OSError if the disk has no space for another one."""
+        """A block with one holder; OSError if there is no space for another one."""
+        size, capacity = class_bytes(size_class), self._capacity_bytes
+        if capacity and self.used_bytes + size > capacity:
+            used = f"{self.used_bytes} of {capacity} bytes of capacity are used"
+            raise OSError(errno.ENOSPC, f"{used}: no room for {size} more")
         free = self._free[size_class] or self._punched[size_class]
         holders = self._holders[size_class]
         if not free:
@@ -99,7 +110,7 @@ class Allocator:
             free.extend(range(first + grown - 1, first - 1, -1))
         block = free.pop()
         holders[block] = 1
-        self.used_bytes += class_bytes(size_class)
+        self.used_bytes += size
         return block
 
     def hold(self, size_class: int, block: int) -> None:

@@ -85,7 +85,7 @@ class DiskChunkStore:
         self._health = Health(root)
         self._index = Index()
         self._readers = Readers()
-        self._allocator = Allocator(self._readers, self._grow)
+        self._allocator = Allocator(self._readers, self._grow, self._settings.capacity_bytes)
         with ExitStack() as opened, self._health.guard():
             self._records = open_records(files, root)
             opened.callback(self._records.close)
@@ -450,9 +450,6 @@ class DiskChunkStore:
         return self._health.failed is None
 
     def _grow(self, size_class: int) -> int:
-        capacity, used = self._settings.capacity_bytes, self._allocator.used_bytes
-        if capacity and used >= capacity:
-            raise OSError(errno.ENOSPC, f"{used} of {capacity} bytes of capacity are used")
         return self._data.grow(size_class)
 
     def _refusal(self) -> StageResult:

@@ -115,6 +115,18 @@ def test_reserve_and_capacity_stop_growth_before_the_disk_is_full():
     assert "65536 of 65536 bytes" in result.detail
 
 
+def test_capacity_counts_blocks_that_are_there_already():
+    """A data file grows by more blocks than one: they must not be used past the capacity."""
+    settings = ChunkStoreSettings(reserve_bytes=0, capacity_bytes=(1 << 20) + 65_536)
+    store = DiskChunkStore(FaultyFiles(Machine()), ROOT, settings)
+    codes = [
+        store.stage([write(chunk_id(7, n), 1, 0, b"x" * (1 << 20 if n == 1 else 1))])[0].code
+        for n in range(4)
+    ]
+    assert codes == [Code.OK, Code.OK, Code.NO_SPACE, Code.NO_SPACE]
+    assert (store.usage().used_bytes, store.usage().free_bytes) == (settings.capacity_bytes, 0)
+
+
 @pytest.mark.parametrize("call", ["pwritev", "records.write"])
 def test_disk_error_in_a_write_fails_the_store_for_good(store, machine, faults, call):
     put(store, write(A, 1, 0, b"old"))
