@@ -80,6 +80,7 @@ class Unharmed:
 
     def __enter__(self) -> None:
         self._logs, self._before = Logs(self._cluster), self._pids()
+        self._logs.expect('"error": "NO_SPACE: ')  # the mount tells what it could not write
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
@@ -121,6 +122,8 @@ def check_full_and_free(cluster: RunningCluster, client: Client) -> None:
     assert error.code is Code.NO_SPACE, error
     assert error.errno == errno.ENOSPC
     assert len(written) >= 3
+    for target in cluster.status().targets:
+        assert target.used_bytes <= target.capacity_bytes
     # Full is not broken: everything acknowledged is read, and can be named, listed, removed.
     assert {name: client.read(f"/{name}") for name in written} == written
     client.mkdir("/folder")
