@@ -94,6 +94,7 @@ class _Job(Protocol):
         """The outcome per item, once the reply is here whole."""
 
     details: dict[int, str]
+    suspects: bytes  # items of the last reply whose bytes were bad, though they were said to be OK
 
 
 class _Reads:
@@ -103,6 +104,7 @@ class _Reads:
         self._items = items
         self._buffers = buffers
         self.found = np.zeros(len(items), np.uint32)  # bytes per item, before zeros
+        self.suspects = b""
         self.details: dict[int, str] = {}
 
     def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
@@ -133,8 +135,9 @@ class _Reads:
             crcs = [self._settle_short(i, n) for i, n in zip(items, lengths.tolist(), strict=True)]
         self.found[send.items] = lengths
         good = codes == Code.OK
-        wrong = good & (np.array(crcs, np.uint32) != results["crc"])
-        for position in np.flatnonzero(wrong).tolist():
+        wrong = np.flatnonzero(good & (np.array(crcs, np.uint32) != results["crc"]))
+        self.suspects = self._items[send.items[wrong]].tobytes() if len(wrong) else b""
+        for position in wrong.tolist():
             codes[position] = Code.CORRUPT
             details[position] = (
                 f"{lengths[position]} bytes from node {send.node} with checksum"
@@ -160,6 +163,7 @@ class _Writes:
         self._items = items
         self._datas = datas
         self._prefix = np.array([(client, flags, 0)], dataplane.WRITE_PREFIX).tobytes()
+        self.suspects = b""
         self.details: dict[int, str] = {}
 
     def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
@@ -329,6 +333,8 @@ class DataClient:
             self._account(send, -1)
             if request.reply is not None:
                 batch.replied(send.number, job.results(send, request.reply), _now_ms())
+                if job.suspects:
+                    links.tell(request, dataplane.SUSPECT, job.suspects)
             elif request.error is not None:
                 for item in send.items.tolist():
                     job.details[item] = request.error.detail

@@ -58,6 +58,11 @@ class Links:
         connection.send(method, request.number, head, body)
         return request
 
+    def tell(self, request: Request, method: int, head: bytes) -> None:
+        """Say something to whom ``request`` was sent; what it answers does not matter."""
+        if not request.connection.dead:
+            request.connection.send(method, next(self._numbers), head)
+
     def wait(self, timeout_s: float) -> list[Request]:
         """Requests that have ended; empty after ``timeout_s``."""
         if self._late:

@@ -41,6 +41,7 @@ class DataServer:
         self._pool = pool
         server.take([dataplane.READ_BATCH], self._guarded(self._on_read))
         server.take([dataplane.WRITE_BATCH], self._guarded(self._on_write))
+        server.take([dataplane.SUSPECT], self._guarded(self._on_suspect))
         server.take([dataplane.PEER], self._guarded(self._on_peer))
 
     def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
@@ -86,6 +87,18 @@ class DataServer:
                 job.refuse(indexes, Code.STALE_CHAIN, f"no target of chain {chain} is here")
             else:
                 target.read(job, indexes)
+
+    def _on_suspect(
+        self, connection: Connection, request: Request, body: BufferOwner | None
+    ) -> None:
+        """A reader got whole checksum blocks, which nobody checks here, with a wrong CRC."""
+        if body is not None:
+            raise Fs3Error(Code.PROTOCOL, "a SUSPECT has no body")
+        for chunk, chain, *_ in dataplane.decode_items(request.head, dataplane.READ_ITEM).tolist():
+            target = self._by_chain.get(chain)
+            if target is not None:
+                target.repairs.suspect(ChunkId(chunk), "a reader got bytes with a wrong CRC")
+        _replier(connection, request)(b"", ())
 
     # --- writes ----------------------------------------------------------------------------------
 

@@ -68,6 +68,7 @@ class FakeNode:
         self.node = node
         self.chunks: dict[bytes, bytearray] = {}
         self.crcs_wrong: set[bytes] = set()  # chunks whose bytes rotted: answers carry the old crc
+        self.suspected: list[bytes] = []  # chunks that readers said are bad
         self.corrupt_code: set[bytes] = set()  # chunks that this node knows to be bad
         self.channels: dict[tuple[int, int], tuple[int, tuple[int, int]]] = {}
         self.requests: Counter[int] = Counter()
@@ -83,6 +84,7 @@ class FakeNode:
         self.address = self.server.address
         self.server.take([dataplane.READ_BATCH], self._on_read)
         self.server.take([dataplane.WRITE_BATCH], self._on_write)
+        self.server.take([dataplane.SUSPECT], self._on_suspect)
         handlers = Handlers(CLUSTER)
         handlers.add(storage_pb2.DESCRIPTOR.services_by_name["StorageControl"], self)
         self.threads = serve_handlers(self.server, handlers, workers=1)
@@ -105,6 +107,11 @@ class FakeNode:
                 details.append((index, detail))
         head = dataplane.encode_results(results, details)
         self._answer(connection, request, head, [part for part in parts if len(part)])
+
+    def _on_suspect(self, connection, request) -> None:
+        items = dataplane.decode_items(request.head, dataplane.READ_ITEM)
+        self.suspected += [bytes(item["chunk"]) for item in items]
+        connection.reply(request.request_id, request.method, b"")
 
     def _read(self, item) -> tuple[Code, str, bytes, int]:
         refused = self._refuse(item)

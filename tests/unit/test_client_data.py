@@ -204,6 +204,8 @@ def test_bytes_that_rotted_on_the_way_are_read_from_another_replica(cluster):
     for _ in range(6):
         assert read(data, 0, 1000) == content
     assert all(node.requests[dataplane.READ_BATCH] for node in liars)
+    for node in cluster.nodes.values():  # each has heard of its bad bytes, and of nobody else's
+        assert set(node.suspected) == ({chunk_id(INODE, 0)} if node in liars else set())
 
 
 def test_bytes_that_are_bad_on_every_replica_are_an_error_never_data(cluster):

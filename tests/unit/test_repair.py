@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 from crc32c import crc32c
 from storage_cluster import StorageCluster
 
+from fs3 import dataplane
 from fs3.core.chunks import UpdateKind
 from fs3.core.types import PublicState, chunk_id
 from fs3.errors import Code
@@ -76,6 +78,19 @@ def test_a_read_that_meets_bad_bytes_fails_there_and_has_them_repaired(
     assert three.read([(5, 20_000, 100)], target)[1] == [DATA[20_000:20_100]]
     assert stored(three, target, 5) == DATA
     assert (repairs.found, repairs.waiting, repairs.complaint) == (1, 0, "")
+
+
+def test_what_a_reader_says_is_bad_is_looked_at_and_repaired(three: StorageCluster) -> None:
+    three.write(5, DATA)
+    damage(three, 2, 5, 20_000)
+    results, (found,) = three.read([(5, 0, 200_000)], 2)  # whole blocks: the reader compares
+    assert results[0]["code"] == Code.OK
+    assert crc32c(found) != results[0]["crc"] == crc32c(DATA)
+    for slot in (5, 6):  # of 6 nothing is known here
+        item = np.array([(chunk_id(7, slot), 1, three.version, 0, 1000)], dataplane.READ_ITEM)
+        assert three.request(2, dataplane.SUSPECT, item.tobytes()) == (b"", b"")
+    wait_until(three, lambda: three.nodes[1].target.repairs.repaired == 1)
+    assert three.read([(5, 0, 200_000)], 2)[1] == [DATA]
 
 
 @pytest.mark.parametrize("target", [1, 2, 3])
