@@ -105,6 +105,24 @@ class ChunkState:
     pending_version: int  # 0: nothing pending
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrubStatus:
+    """How far the scrubber of a target is, and what repair has done. Times are ns since 1970."""
+
+    target: TargetId
+    running: bool
+    bytes_per_s: int  # 0: it rests
+    chunks: int  # checked in this pass, or in the last one
+    chunks_total: int
+    length_bytes: int
+    bad_in_pass: int
+    started_ns: int  # 0: never
+    finished_ns: int  # the last whole pass
+    bad_found: int  # by anybody, since the storageserver started
+    repaired: int
+    bad_waiting: int  # found and not repaired yet
+
+
 class Administration:
     """Calls to the cluster's manager and its storageservers. Close it after use."""
 
@@ -186,6 +204,30 @@ class Administration:
         page, _ = self._scan_page(routing, target, _just_before(chunk), 1)
         return page[0] if page and page[0].chunk == chunk else None
 
+    def scrub_status(self, routing: Routing, target: TargetId) -> ScrubStatus:
+        """How far a target's scrubber is; Fs3Error if its node cannot be asked."""
+        stub = self._stub((routing.address_of(target),), _STORAGE)
+        reply = stub.get_scrub(storage_pb2.GetScrubRequest(targets=[target]))
+        return _scrub_status(reply.states[0])
+
+    def set_scrub(
+        self,
+        routing: Routing,
+        target: TargetId,
+        *,
+        start: bool = False,
+        bytes_per_s: int | None = None,
+    ) -> ScrubStatus:
+        """Begin a pass, or change the rate until the storageserver's next start."""
+        stub = self._stub((routing.address_of(target),), _STORAGE)
+        request = storage_pb2.SetScrubRequest(
+            targets=[target],
+            start=start,
+            set_rate=bytes_per_s is not None,
+            bytes_per_s=bytes_per_s or 0,
+        )
+        return _scrub_status(stub.set_scrub(request).states[0])
+
     def _scan_page(
         self, routing: Routing, target: TargetId, after: bytes, limit: int
     ) -> tuple[list[ChunkState], bool]:
@@ -203,6 +245,23 @@ class Administration:
             for record in reply.chunks
         ]
         return page, reply.more
+
+
+def _scrub_status(state: storage_pb2.ScrubState) -> ScrubStatus:
+    return ScrubStatus(
+        target=TargetId(state.target),
+        running=state.running,
+        bytes_per_s=state.bytes_per_s,
+        chunks=state.chunks,
+        chunks_total=state.chunks_total,
+        length_bytes=state.length_bytes,
+        bad_in_pass=state.bad_in_pass,
+        started_ns=state.started_ns,
+        finished_ns=state.finished_ns,
+        bad_found=state.bad_found,
+        repaired=state.repaired,
+        bad_waiting=state.bad_waiting,
+    )
 
 
 def _just_before(chunk: ChunkId) -> bytes:

@@ -136,3 +136,61 @@ class GetTargetsReply(_message.Message):
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     targets: _containers.RepeatedCompositeFieldContainer[TargetInfo]
     def __init__(self, targets: _Optional[_Iterable[_Union[TargetInfo, _Mapping]]] = ...) -> None: ...
+
+class GetScrubRequest(_message.Message):
+    __slots__ = ("header", "targets")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    targets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., targets: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SetScrubRequest(_message.Message):
+    __slots__ = ("header", "targets", "start", "set_rate", "bytes_per_s")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    SET_RATE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    targets: _containers.RepeatedScalarFieldContainer[int]
+    start: bool
+    set_rate: bool
+    bytes_per_s: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., targets: _Optional[_Iterable[int]] = ..., start: _Optional[bool] = ..., set_rate: _Optional[bool] = ..., bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class ScrubState(_message.Message):
+    __slots__ = ("target", "running", "bytes_per_s", "position", "chunks", "chunks_total", "length_bytes", "bad_in_pass", "started_ns", "finished_ns", "bad_found", "repaired", "bad_waiting")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BAD_IN_PASS_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_NS_FIELD_NUMBER: _ClassVar[int]
+    BAD_FOUND_FIELD_NUMBER: _ClassVar[int]
+    REPAIRED_FIELD_NUMBER: _ClassVar[int]
+    BAD_WAITING_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    running: bool
+    bytes_per_s: int
+    position: bytes
+    chunks: int
+    chunks_total: int
+    length_bytes: int
+    bad_in_pass: int
+    started_ns: int
+    finished_ns: int
+    bad_found: int
+    repaired: int
+    bad_waiting: int
+    def __init__(self, target: _Optional[int] = ..., running: _Optional[bool] = ..., bytes_per_s: _Optional[int] = ..., position: _Optional[bytes] = ..., chunks: _Optional[int] = ..., chunks_total: _Optional[int] = ..., length_bytes: _Optional[int] = ..., bad_in_pass: _Optional[int] = ..., started_ns: _Optional[int] = ..., finished_ns: _Optional[int] = ..., bad_found: _Optional[int] = ..., repaired: _Optional[int] = ..., bad_waiting: _Optional[int] = ...) -> None: ...
+
+class ScrubReply(_message.Message):
+    __slots__ = ("states",)
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedCompositeFieldContainer[ScrubState]
+    def __init__(self, states: _Optional[_Iterable[_Union[ScrubState, _Mapping]]] = ...) -> None: ...

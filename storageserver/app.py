@@ -30,11 +30,13 @@ from fs3.settings import add_flags, flags_of, load
 from fs3.transport.tcp import FrameServer, serve_handlers
 from fs3.transport.tcp import Limits as PortLimits
 
+from .chunkstore.interface import BadChunk
 from .dataserver import DataServer
 from .jobs import Payload
 from .member import Member
 from .neighbours import Neighbours
 from .opening import open_target
+from .scrub import Scrubber
 from .service import StorageControl
 from .settings import StorageSettings
 from .target import Target
@@ -65,8 +67,13 @@ class StorageServer:
             pool=self._pool,
         )
         self._data = DataServer(self._server, self._targets, self._pool)
+        paths = {TargetId(t.id): t.path for t in settings.targets}
+        self._scrubbers = {t: self._make_scrubber(self._targets[t], paths[t]) for t in paths}
         self._control = StorageControl(
-            self.reactor, self._targets, {TargetId(t.id): str(t.path) for t in settings.targets}
+            self.reactor,
+            self._targets,
+            {target: str(path) for target, path in paths.items()},
+            self._scrubbers,
         )
         handlers = Handlers(settings.cluster_id)
         handlers.add(storage_pb2.DESCRIPTOR.services_by_name["StorageControl"], self._control)
@@ -100,6 +107,20 @@ class StorageServer:
             )
             for target, opened in self._opened.items()
         }
+
+    def _make_scrubber(self, target: Target, path: Path) -> Scrubber:
+        def on_bad(bad: BadChunk) -> None:
+            self.reactor.call_soon(target.repairs.suspect, bad.chunk, bad.detail)
+
+        return Scrubber(
+            target.target,
+            target.store,
+            path,
+            self._settings.scrub,
+            clock=self._clock,
+            on_bad=on_bad,
+            fail=lambda reason: self.reactor.call_soon(target.fail, reason),
+        )
 
     def _make_member(self) -> Member:
         settings = self._settings
@@ -207,6 +228,8 @@ class StorageServer:
         self._tick()
         self._background()
         self._member.start()
+        for scrubber in self._scrubbers.values():
+            scrubber.start()
         self.reactor.run()
 
     def _tick(self) -> None:
@@ -236,6 +259,8 @@ class StorageServer:
         self._handler_threads.close()
         self._server.close()
         self._neighbours.close()
+        for scrubber in self._scrubbers.values():
+            scrubber.close()
         for target in self._targets.values():
             target.close()
         for opened in self._opened.values():

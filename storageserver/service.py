@@ -5,7 +5,7 @@ Handlers run in threads of the binding; what touches a target is handed over to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from fs3.proto import storage_pb2 as pb
 from fs3.reactor import Reactor
 
 from .handover import in_reactor
+from .scrub import Scrubber
 from .target import Target
 
 T = TypeVar("T")
@@ -69,11 +70,16 @@ class StorageControl:
     """The service of proto/storage.proto."""
 
     def __init__(
-        self, reactor: Reactor, targets: Mapping[TargetId, Target], paths: Mapping[TargetId, str]
+        self,
+        reactor: Reactor,
+        targets: Mapping[TargetId, Target],
+        paths: Mapping[TargetId, str],
+        scrubbers: Mapping[TargetId, Scrubber],
     ) -> None:
         self._reactor = reactor
         self._targets = targets
         self._paths = paths
+        self._scrubbers = scrubbers
         self._by_chain: Mapping[ChainId, Target] = {}
 
     def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
@@ -182,6 +188,57 @@ class StorageControl:
             problem=report.problem,
             serving=report.state is LocalState.UPTODATE,
             path=self._paths[target.target],
+        )
+
+    def get_scrub(self, request: pb.GetScrubRequest) -> pb.ScrubReply:
+        """How far the scrubbers are."""
+        return self._scrub_reply(self._chosen(request.targets))
+
+    def set_scrub(self, request: pb.SetScrubRequest) -> pb.ScrubReply:
+        """Begin a pass, or change the rate; all targets are checked before any is touched."""
+        chosen = self._chosen(request.targets)
+        for target in chosen:
+            scrubber = self._scrubbers[target.target]
+            if target.store.failed:
+                detail = f"target {target.target} is offline: {target.store.failed}"
+                raise Fs3Error(Code.DISK, detail)
+            rate = request.bytes_per_s if request.set_rate else scrubber.bytes_per_s
+            if request.start and not rate:
+                detail = f"the scrub rate of target {target.target} is 0: it would never end"
+                raise Fs3Error(Code.INVALID, detail)
+        for target in chosen:
+            scrubber = self._scrubbers[target.target]
+            if request.set_rate:
+                scrubber.set_rate(request.bytes_per_s)
+            if request.start:
+                scrubber.begin()
+        return self._scrub_reply(chosen)
+
+    def _chosen(self, numbers: Sequence[int]) -> list[Target]:
+        if not numbers:
+            return [t for t in self._targets.values() if not t.store.failed]
+        return [self._target(number) for number in numbers]
+
+    def _scrub_reply(self, targets: Sequence[Target]) -> pb.ScrubReply:
+        return self._call(lambda: pb.ScrubReply(states=[self._scrub_state(t) for t in targets]))
+
+    def _scrub_state(self, target: Target) -> pb.ScrubState:
+        scrubber = self._scrubbers[target.target]
+        progress, repairs = scrubber.progress, target.repairs
+        return pb.ScrubState(
+            target=target.target,
+            running=progress.running,
+            bytes_per_s=scrubber.bytes_per_s,
+            position=bytes.fromhex(progress.position),
+            chunks=progress.chunks,
+            chunks_total=target.usage().chunks,
+            length_bytes=progress.length_bytes,
+            bad_in_pass=progress.bad,
+            started_ns=progress.started_ns,
+            finished_ns=progress.finished_ns,
+            bad_found=repairs.found,
+            repaired=repairs.repaired,
+            bad_waiting=repairs.waiting,
         )
 
     def _target(self, number: int) -> Target:

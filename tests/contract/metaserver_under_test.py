@@ -93,6 +93,12 @@ class FakeStorage:
     def scan_chunks(self, request: storage_pb2.ScanChunksRequest) -> storage_pb2.ScanChunksReply:
         raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
 
+    def get_scrub(self, request: storage_pb2.GetScrubRequest) -> storage_pb2.ScrubReply:
+        raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
+
+    def set_scrub(self, request: storage_pb2.SetScrubRequest) -> storage_pb2.ScrubReply:
+        raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
+
     def get_targets(self, request: storage_pb2.GetTargetsRequest) -> storage_pb2.GetTargetsReply:
         raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
 

@@ -230,6 +230,12 @@ class FakeNode:
     def scan_chunks(self, request):
         raise Fs3Error(Code.UNSUPPORTED, "not in the fake")
 
+    def get_scrub(self, request):
+        return storage_pb2.ScrubReply()
+
+    def set_scrub(self, request):
+        return storage_pb2.ScrubReply()
+
     def get_targets(self, request):
         return storage_pb2.GetTargetsReply()
 
