@@ -25,6 +25,7 @@ from fs3.core.types import (
     TargetId,
 )
 from fs3.errors import Code, Fs3Error
+from fs3.jobs import Job, JobKind, JobProgress, JobState, Move
 from fs3.proto import cluster_pb2, common_pb2, metadata_pb2
 from fs3.routing import ChainTable, NodeInfo, Routing, RoutingDelta, TargetInfo, difference
 from fs3.types import (
@@ -368,4 +369,66 @@ def decode_update(message: cluster_pb2.RoutingUpdate) -> RoutingDelta:
         removed_nodes=tuple(map(NodeId, message.removed_nodes)),
         removed_targets=tuple(map(TargetId, message.removed_targets)),
         removed_chains=tuple(map(ChainId, message.removed_chains)),
+    )
+
+
+def encode_job(job: Job) -> cluster_pb2.Job:
+    """See the module."""
+    return cluster_pb2.Job(
+        job=job.number,
+        kind=job.kind,
+        subject=job.subject,
+        state=job.state,
+        moves=[
+            cluster_pb2.Move(chain=m.chain, old_target=m.old, new_target=m.new) for m in job.moves
+        ],
+        moves_done=job.moves_done,
+        bytes_done=job.bytes_done,
+        started_ns=job.started_ns,
+    )
+
+
+def decode_job(message: cluster_pb2.Job) -> Job:
+    """See the module."""
+    number = _id(message.job, "job")
+    return Job(
+        number=number,
+        kind=decode_enum(JobKind, message.kind, f"kind of job {number}"),
+        subject=message.subject,
+        state=decode_enum(JobState, message.state, f"state of job {number}"),
+        moves=tuple(
+            Move(
+                chain=ChainId(_id(m.chain, "chain")),
+                old=TargetId(m.old_target),
+                new=TargetId(m.new_target),
+            )
+            for m in message.moves
+        ),
+        moves_done=message.moves_done,
+        bytes_done=message.bytes_done,
+        started_ns=message.started_ns,
+    )
+
+
+def encode_progress(progress: JobProgress) -> cluster_pb2.JobProgress:
+    """See the module."""
+    return cluster_pb2.JobProgress(
+        job=encode_job(progress.job),
+        moves_total=progress.moves_total,
+        bytes_done=progress.bytes_done,
+        bytes_total=progress.bytes_total,
+        remaining_ms=progress.remaining_ms,
+        waits_for=progress.waits_for,
+    )
+
+
+def decode_progress(message: cluster_pb2.JobProgress) -> JobProgress:
+    """See the module."""
+    return JobProgress(
+        job=decode_job(message.job),
+        moves_total=message.moves_total,
+        bytes_done=message.bytes_done,
+        bytes_total=message.bytes_total,
+        remaining_ms=message.remaining_ms if message.HasField("remaining_ms") else None,
+        waits_for=message.waits_for,
     )

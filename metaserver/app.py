@@ -38,6 +38,7 @@ from .kv.memory import MemoryEngine
 from .kv.rocksdb import RocksEngine
 from .lengths import Lengths
 from .manager import Manager
+from .manager_orders import Orders
 from .manager_store import ClusterStore
 from .namespace import make_root
 from .periodic import Periodic
@@ -93,7 +94,13 @@ class Metaserver:
         )
         self._handlers.add(
             cluster_pb2.DESCRIPTOR.services_by_name["ClusterManager"],
-            ClusterService(self.manager, clients, settings.manager, settings.cluster_id),
+            ClusterService(
+                self.manager,
+                Orders(self.manager, clock),
+                clients,
+                settings.manager,
+                settings.cluster_id,
+            ),
         )
         gc_pause_s = settings.gc.retry_ms_max / 1000
         self._duties = [

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from fs3 import wire
-from fs3.core.types import ChainVersion, LocalState, NodeId, TargetId
+from fs3.core.types import ChainId, ChainVersion, LocalState, NodeId, TargetId
 from fs3.errors import Code, Fs3Error
+from fs3.jobs import JobKind
 from fs3.proto import cluster_pb2 as pb
 from fs3.rpc import StreamContext
 from fs3.transport.address import parse
@@ -14,6 +15,7 @@ from fs3.transport.address import parse
 from .clients import Clients
 from .manager import Manager
 from .manager_members import Report
+from .manager_orders import Orders
 from .settings import ManagerSettings
 
 TABLE_DEFAULT = 1
@@ -24,9 +26,15 @@ class ClusterService:
     """Handlers for :class:`fs3.rpc.Handlers`. Any thread may call."""
 
     def __init__(
-        self, manager: Manager, clients: Clients, settings: ManagerSettings, cluster_id: str
+        self,
+        manager: Manager,
+        orders: Orders,
+        clients: Clients,
+        settings: ManagerSettings,
+        cluster_id: str,
     ) -> None:
         self._manager = manager
+        self._orders = orders
         self._clients = clients
         self._settings = settings
         self._cluster_id = cluster_id
@@ -79,6 +87,37 @@ class ClusterService:
         targets = [TargetId(target) for target in request.targets]
         self._manager.offline_targets(targets, request.reason, request.force)
         return self._manager.feed.update_since(0)
+
+    def start_job(self, request: pb.StartJobRequest) -> pb.JobProgress:
+        kind = wire.decode_enum(JobKind, request.kind, "kind of job")
+        old, new = TargetId(request.old_target), TargetId(request.new_target)
+        orders = self._orders
+        match kind:
+            case JobKind.ADD:
+                progress = orders.add(ChainId(request.chain), new)
+            case JobKind.REMOVE:
+                progress = orders.remove(old)
+            case JobKind.REPLACE:
+                progress = orders.replace(old, new)
+            case JobKind.DRAIN:
+                progress = orders.drain(NodeId(request.node))
+            case JobKind.ROTATE:
+                progress = orders.rotate(ChainId(request.chain))
+        return wire.encode_progress(progress)
+
+    def cancel_job(self, request: pb.CancelJobRequest) -> pb.JobProgress:
+        return wire.encode_progress(self._orders.cancel(request.job))
+
+    def list_jobs(self, request: pb.ListJobsRequest) -> pb.ListJobsReply:
+        del request
+        return pb.ListJobsReply(jobs=map(wire.encode_progress, self._orders.all()))
+
+    def set_preferred_order(self, request: pb.SetPreferredOrderRequest) -> pb.ChainRecord:
+        order = [TargetId(target) for target in request.targets]
+        return wire.encode_chain(self._orders.set_preferred(ChainId(request.chain), order))
+
+    def give_up_last(self, request: pb.GiveUpLastRequest) -> pb.ChainRecord:
+        return wire.encode_chain(self._orders.give_up_last(ChainId(request.chain), request.force))
 
     def get_status(self, request: pb.GetStatusRequest) -> pb.StatusReply:
         return pb.StatusReply(

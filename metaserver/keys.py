@@ -37,6 +37,7 @@ TARGET = b"TARG"
 CHAIN = b"CHAI"
 CHAIN_TABLE = b"CHTB"
 HELD_TARGET = b"HELD"
+JOB = b"JOBS"  # number -> message Job of proto/cluster.proto
 ROUTING_VERSION = b"ROUT"
 LEASE = b"LEAS"
 CONFIG = b"CONF"

@@ -21,7 +21,7 @@ has surely run out.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
@@ -43,6 +43,7 @@ from fs3.routing import ChainTable, NodeInfo, Routing, TargetInfo
 
 from .manager_draft import describe, put, targets_of
 from .manager_feed import RoutingFeed
+from .manager_jobs import View, Work, drained_nodes
 from .manager_members import Members, Report, check_reports
 from .manager_placement import REPLICAS_MAX, FreeTarget, place, what_is_missing
 from .manager_store import ClusterState, ClusterStore
@@ -82,6 +83,8 @@ class Manager:
         self._touched: dict[ChainId, str] = {}
         # Targets an operator took out: from when on the lease that they may have is surely over.
         self._held_until_ms: dict[TargetId, int] = {}
+        self._waits_for: Mapping[int, str] = {}
+        self._view = View(free=self._free_targets, report=self._report_of, moves=settings.moves)
 
     # What storageservers say.
 
@@ -99,7 +102,7 @@ class Manager:
             targets = [TargetInfo(target=t, node=node.node) for t in by_target]
             targets = [t for t in targets if self._is_new(t)]
             draft = put(routing, nodes=[replace(node, alive=True)], targets=targets)
-            held = self._state.held
+            held = dict(self._state.held)
             if old is not None and old.incarnation != node.incarnation:
                 self._members.retire(node.node, old.incarnation)
                 reason = f"node {node.node} started anew"
@@ -112,7 +115,7 @@ class Manager:
                 self._accept(draft, node.node, by_target)
             self._members.reports[node.node] = tuple(reports)
             self._members.leases.heard(node.node, now_ms)
-            self._settle(draft, held, now_ms)
+            self._settle(self._state._replace(routing=draft, held=held), now_ms)
         _log.info(
             "node_registered",
             node=node.node,
@@ -142,13 +145,13 @@ class Manager:
                 draft = put(routing, nodes=[replace(known, alive=True)])
                 _log.info("node_returned", node=node)
             self._accept(draft, node, by_target)
-            self._settle(draft, self._state.held, now_ms)
+            self._settle(self._state._replace(routing=draft), now_ms)
             return Grant(self._leases(node), self._state.routing.version)
 
     def tick(self) -> None:
         """Look whose lease ran out. To be called every few hundred milliseconds at least."""
         with self._locked():
-            self._settle(self._state.routing, self._state.held, self._clock.monotonic_ms())
+            self._settle(self._state, self._clock.monotonic_ms())
 
     # What operators order.
 
@@ -160,7 +163,8 @@ class Manager:
             )
         with self._locked():
             routing = self._state.routing
-            free = self._free_targets()
+            # Its replicas serve at once, so what a target held of an older chain must be gone.
+            free = [f for f in self._free_targets() if not self._chunks_of(f.target)]
             first = ChainId(max(routing.chains, default=0) + 1)
             hosts = len({node.host for node in routing.nodes.values()})
             made = place(free, replicas, hosts, first, list(routing.chains.values()))
@@ -180,7 +184,7 @@ class Manager:
                 ],
                 tables=[ChainTable(table=table, version=old.version + 1, chains=chains)],
             )
-            self._commit(draft, self._state.held)
+            self._commit(self._state._replace(routing=draft))
         for chain in made:
             _log.info("chain_created", table=table, **describe(chain))
 
@@ -204,12 +208,39 @@ class Manager:
                         Code.INVALID,
                         f"without target {target} nobody serves chain {chain.chain}; force it",
                     )
-            held = self._state.held | {t: reason or "an operator's order" for t in targets}
-            self._commit(routing, held)  # from here on no lease names them
-            self._settle(routing, held, now_ms)
+            held = {**self._state.held, **{t: reason or "an operator's order" for t in targets}}
+            self._commit(self._state._replace(held=held))  # from here on no lease names them
+            self._settle(self._state, now_ms)
         _log.warning("targets_ordered_offline", targets=list(targets), reason=reason, force=force)
 
-    # What anybody may ask. Neither waits for the lock.
+    def order(self, change: Callable[[ClusterState, View], ClusterState]) -> None:
+        """What ``change`` makes of the state, and what follows: durable when this returns.
+
+        ``change`` is called with the lock held. An Fs3Error that it raises changes nothing.
+        """
+        with self._locked():
+            new = change(self._state, self._view)
+            for chain_id, chain in new.routing.chains.items():
+                if self._state.routing.chains.get(chain_id) != chain:
+                    self._touched[chain_id] = "an operator's order"
+            self._settle(new, self._clock.monotonic_ms())
+
+    # What anybody may ask. Nothing waits for the lock.
+
+    @property
+    def state(self) -> ClusterState:
+        """What was made durable last."""
+        return self._state
+
+    @property
+    def view(self) -> View:
+        """What jobs are decided on, beside that."""
+        return self._view
+
+    @property
+    def waits_for(self) -> Mapping[int, str]:
+        """Why jobs do not go on, of those that do not."""
+        return self._waits_for
 
     def status(self) -> list[NodeStatus]:
         """Every node with what it said last."""
@@ -267,23 +298,36 @@ class Manager:
             if chain:
                 self._touched[chain] = reason
 
-    def _settle(self, draft: Routing, held: dict[TargetId, str], now_ms: int) -> None:
+    def _settle(self, draft: ClusterState, now_ms: int) -> None:
         """Steps 2 to 4: everything that follows at ``now_ms`` from what is known."""
-        draft = self._expire(draft, now_ms)
-        for target, why in held.items():
-            ended_ms = self._members.leases.ended_ms(draft.targets[target].node)
+        routing = self._expire(draft.routing, now_ms)
+        for target, why in draft.held.items():
+            ended_ms = self._members.leases.ended_ms(routing.targets[target].node)
             if now_ms >= self._held_until_ms.setdefault(target, ended_ms):
                 reason = f"target {target} was ordered offline: {why}"
-                self._set_local(draft, target, LocalState.OFFLINE, reason)
-        changed = self._next_chains(draft)
-        draft = put(draft, chains=changed) if changed else draft
-        if draft is not self._state.routing or held != self._state.held:
-            self._commit(draft, held)
-        self._held_until_ms = {t: ms for t, ms in self._held_until_ms.items() if t in held}
+                self._set_local(routing, target, LocalState.OFFLINE, reason)
+        changed = self._next_chains(routing)
+        work = Work(put(routing, chains=changed), draft.held, draft.jobs, self._view)
+        work.run(frozenset(chain.chain for chain in changed))
+        self._take_in(work)
+        new, old = ClusterState(work.routing, work.held, work.jobs), self._state
+        if new.routing is not old.routing or new[1:] != old[1:]:
+            self._commit(new)
+        self._held_until_ms = {t: ms for t, ms in self._held_until_ms.items() if t in work.held}
+        self._waits_for = work.waits_for
         # A chain that moved may move again: it is looked at once more, at the next tick.
-        for chain in changed:
-            _log.info("chain_changed", reason=self._touched[chain.chain], **describe(chain))
-        self._touched = {chain.chain: self._touched[chain.chain] for chain in changed}
+        reasons = {chain.chain: self._touched[chain.chain] for chain in changed}
+        reasons |= {chain: f"job {number}" for chain, number in work.changed.items()}
+        for chain, reason in reasons.items():
+            _log.info("chain_changed", reason=reason, **describe(work.routing.chains[chain]))
+        self._touched = reasons
+
+    def _take_in(self, work: Work) -> None:
+        """What joined a chain may be emptied first: it syncs when it has said that it is ready."""
+        for chain in work.changed:
+            for replica in work.routing.chains[chain].replicas:
+                if not self._state.routing.targets[replica.target].chain:
+                    self._members.local[replica.target] = LocalState.OFFLINE
 
     def _expire(self, draft: Routing, now_ms: int) -> Routing:
         dead = [
@@ -311,18 +355,18 @@ class Manager:
                 changed.append(new)
         return changed
 
-    def _commit(self, draft: Routing, held: dict[TargetId, str]) -> None:
+    def _commit(self, draft: ClusterState) -> None:
         """Steps 3 and 4. However many steps made the draft, it is one version more."""
         old = self._state
-        changed = draft is not old.routing
-        routing = replace(draft, version=old.routing.version + 1) if changed else old.routing
-        new = ClusterState(routing, held)
+        changed = draft.routing is not old.routing
+        version = old.routing.version + 1
+        new = draft._replace(routing=replace(draft.routing, version=version)) if changed else draft
         self._in_doubt = True
         self._store.save(old, new)
         self._in_doubt = False
         self._state = new
         if changed:
-            self.feed.publish(routing)
+            self.feed.publish(new.routing)
 
     def _leases(self, node: NodeId) -> tuple[tuple[TargetId, ChainVersion], ...]:
         routing = self._state.routing
@@ -373,8 +417,9 @@ class Manager:
         return known is None or known.node != info.node
 
     def _free_targets(self) -> list[FreeTarget]:
-        """Those in no chain that are open, empty, and on a living node."""
+        """Those in no chain that are open, and on a living node that is not drained."""
         routing = self._state.routing
+        drained = drained_nodes(self._state.jobs)
         free = []
         for info in routing.targets.values():
             node = routing.nodes[info.node]
@@ -383,7 +428,17 @@ class Manager:
                 LocalState.ONLINE,
                 LocalState.UPTODATE,
             )
-            if info.chain or not node.alive or not is_open or report is None or report.chunks:
+            if info.chain or not node.alive or not is_open or report is None:
+                continue
+            if info.node in drained or info.target in self._state.held:
                 continue
             free.append(FreeTarget(info.target, info.node, node.host))
         return free
+
+    def _report_of(self, target: TargetId) -> Report | None:
+        info = self._state.routing.targets.get(target)
+        return self._members.report_of(info.node, target) if info is not None else None
+
+    def _chunks_of(self, target: TargetId) -> int:
+        report = self._report_of(target)
+        return report.chunks if report is not None else 0

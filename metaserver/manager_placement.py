@@ -10,7 +10,7 @@ is the member that is head of the fewest.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -58,6 +58,27 @@ def place(
         together.update(_pairs([m.node for m in members]))
         made.append(_chain(ChainId(first + len(made)), members))
     return made
+
+
+def choose(
+    free: Iterable[FreeTarget],
+    staying: Sequence[Replica],
+    host_of: Mapping[NodeId, str],
+    taken: Iterable[Chain],
+) -> FreeTarget | None:
+    """The best of ``free`` beside the replicas that stay in a chain; None if none may be there.
+
+    Not on a host where a replica stays, if the cluster has enough hosts; never on such a node.
+    Among what is allowed, the node that has fewest replicas, so that load spreads.
+    """
+    nodes = {replica.node for replica in staying}
+    hosts = {host_of[node] for node in nodes}
+    apart = len(set(host_of.values())) > len(staying)
+    load = Counter(replica.node for chain in taken for replica in chain.replicas)
+    allowed = [
+        item for item in free if item.node not in nodes and not (apart and item.host in hosts)
+    ]
+    return min(allowed, key=lambda item: (load[item.node], item.target), default=None)
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""What the manager keeps in the metadata engine: nodes, targets, chains, tables, the version.
+"""What the manager keeps in the metadata engine: nodes, targets, chains, tables, jobs, the version.
 
 One row a record, so that a change writes only what changed. A value is a version byte and a message
 of proto/cluster.proto, whose fields are never renumbered: a newer release reads old rows for ever,
@@ -11,7 +11,8 @@ there ever be one, is refused and does not mix its chains with ours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -19,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from fs3 import wire
 from fs3.core.types import TargetId
 from fs3.errors import Code, Fs3Error
+from fs3.jobs import Job
 from fs3.proto import cluster_pb2
 from fs3.routing import Routing
 
@@ -31,10 +33,11 @@ _Message = TypeVar("_Message", bound=Message)
 
 
 class ClusterState(NamedTuple):
-    """Everything that is kept. ``held``: targets an operator took out, and why."""
+    """Everything that is kept. ``held``: targets an operator or a job takes out, and why."""
 
     routing: Routing
-    held: dict[TargetId, str]
+    held: Mapping[TargetId, str]
+    jobs: Mapping[int, Job] = MappingProxyType({})
 
 
 class ClusterStore:
@@ -67,7 +70,9 @@ def _load(txn: Transaction) -> ClusterState:
         TargetId(int.from_bytes(key[len(keys.HELD_TARGET) :], "big")): value[1:].decode()
         for key, value in _rows(txn, keys.HELD_TARGET)
     }
-    return ClusterState(Routing().apply(wire.decode_update(message)), held)
+    jobs = map(wire.decode_job, _messages(txn, keys.JOB, cluster_pb2.Job))
+    routing = Routing().apply(wire.decode_update(message))
+    return ClusterState(routing, held, {job.number: job for job in jobs})
 
 
 def _messages(txn: Transaction, prefix: bytes, kind: type[_Message]) -> Iterator[_Message]:
@@ -121,12 +126,17 @@ def _save(txn: Transaction, old: ClusterState, new: ClusterState) -> None:
         (keys.TARGET, message.removed_targets),
         (keys.CHAIN, message.removed_chains),
         (keys.HELD_TARGET, old.held.keys() - new.held.keys()),
+        (keys.JOB, old.jobs.keys() - new.jobs.keys()),
     ):
         for number in sorted(gone):
             txn.clear(_key(prefix, number))
     for target, reason in new.held.items():
         if old.held.get(target) != reason:
             txn.set(_key(keys.HELD_TARGET, target), _FORMAT + reason.encode())
+    for number, job in new.jobs.items():
+        if old.jobs.get(number) != job:
+            message_of_job = wire.encode_job(job)
+            txn.set(_key(keys.JOB, number), _FORMAT + message_of_job.SerializeToString())
     txn.set(keys.ROUTING_VERSION, _FORMAT + new.routing.version.to_bytes(8, "big"))
 
 

@@ -33,6 +33,7 @@ class ManagerSettings:
     )
     tick_ms: int = setting(100, help="how often the manager looks for leases that ran out")
     history: int = setting(64, help="routing versions kept, so that watchers get deltas")
+    moves: int = setting(4, help="chains whose members jobs change at once (drain, replace, ...)")
 
     def validate(self) -> str | None:
         """Refuse relations that make a healthy node lose its lease."""
@@ -48,6 +49,7 @@ class ManagerSettings:
                 f" ({self.lease_ms}) is",
             ),
             (self.history >= 1, f"history {self.history} is not allowed: at least 1 is"),
+            (self.moves >= 1, f"moves {self.moves} is not allowed: at least 1 is"),
         )
 
 

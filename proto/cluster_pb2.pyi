@@ -222,3 +222,105 @@ class OfflineTargetsRequest(_message.Message):
     reason: str
     force: bool
     def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., targets: _Optional[_Iterable[int]] = ..., reason: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
+
+class Move(_message.Message):
+    __slots__ = ("chain", "old_target", "new_target")
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    OLD_TARGET_FIELD_NUMBER: _ClassVar[int]
+    NEW_TARGET_FIELD_NUMBER: _ClassVar[int]
+    chain: int
+    old_target: int
+    new_target: int
+    def __init__(self, chain: _Optional[int] = ..., old_target: _Optional[int] = ..., new_target: _Optional[int] = ...) -> None: ...
+
+class Job(_message.Message):
+    __slots__ = ("job", "kind", "subject", "state", "moves", "moves_done", "bytes_done", "started_ns")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MOVES_FIELD_NUMBER: _ClassVar[int]
+    MOVES_DONE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    STARTED_NS_FIELD_NUMBER: _ClassVar[int]
+    job: int
+    kind: int
+    subject: int
+    state: int
+    moves: _containers.RepeatedCompositeFieldContainer[Move]
+    moves_done: int
+    bytes_done: int
+    started_ns: int
+    def __init__(self, job: _Optional[int] = ..., kind: _Optional[int] = ..., subject: _Optional[int] = ..., state: _Optional[int] = ..., moves: _Optional[_Iterable[_Union[Move, _Mapping]]] = ..., moves_done: _Optional[int] = ..., bytes_done: _Optional[int] = ..., started_ns: _Optional[int] = ...) -> None: ...
+
+class JobProgress(_message.Message):
+    __slots__ = ("job", "moves_total", "bytes_done", "bytes_total", "remaining_ms", "waits_for")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    MOVES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    BYTES_DONE_FIELD_NUMBER: _ClassVar[int]
+    BYTES_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    REMAINING_MS_FIELD_NUMBER: _ClassVar[int]
+    WAITS_FOR_FIELD_NUMBER: _ClassVar[int]
+    job: Job
+    moves_total: int
+    bytes_done: int
+    bytes_total: int
+    remaining_ms: int
+    waits_for: str
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., moves_total: _Optional[int] = ..., bytes_done: _Optional[int] = ..., bytes_total: _Optional[int] = ..., remaining_ms: _Optional[int] = ..., waits_for: _Optional[str] = ...) -> None: ...
+
+class StartJobRequest(_message.Message):
+    __slots__ = ("header", "kind", "node", "chain", "old_target", "new_target")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    OLD_TARGET_FIELD_NUMBER: _ClassVar[int]
+    NEW_TARGET_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    kind: int
+    node: int
+    chain: int
+    old_target: int
+    new_target: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., kind: _Optional[int] = ..., node: _Optional[int] = ..., chain: _Optional[int] = ..., old_target: _Optional[int] = ..., new_target: _Optional[int] = ...) -> None: ...
+
+class CancelJobRequest(_message.Message):
+    __slots__ = ("header", "job")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    job: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., job: _Optional[int] = ...) -> None: ...
+
+class ListJobsRequest(_message.Message):
+    __slots__ = ("header",)
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ...) -> None: ...
+
+class ListJobsReply(_message.Message):
+    __slots__ = ("jobs",)
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    jobs: _containers.RepeatedCompositeFieldContainer[JobProgress]
+    def __init__(self, jobs: _Optional[_Iterable[_Union[JobProgress, _Mapping]]] = ...) -> None: ...
+
+class SetPreferredOrderRequest(_message.Message):
+    __slots__ = ("header", "chain", "targets")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    chain: int
+    targets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., chain: _Optional[int] = ..., targets: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GiveUpLastRequest(_message.Message):
+    __slots__ = ("header", "chain", "force")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    chain: int
+    force: bool
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., chain: _Optional[int] = ..., force: _Optional[bool] = ...) -> None: ...

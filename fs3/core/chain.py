@@ -87,7 +87,7 @@ def new_chain(chain: Chain) -> Chain:
     return replace(chain, version=ChainVersion(1), replicas=replicas)
 
 
-# --- an operator's orders --------------------------------------------------------------------------
+# --- an operator's orders ----------------------------------------------------------------------
 # A serving target leaves by becoming OFFLINE first, as any other does: through next_chain(), once
 # its lease is surely over. So none of these orders takes a serving target out.
 
@@ -167,8 +167,7 @@ def give_up_last(chain: Chain) -> Chain:
         )
     given_up, last, *others = chain.replicas
     turned = (last, *others, given_up)
-    states = (_LASTSRV, *[_OFFLINE] * (len(turned) - 1))
-    replicas = tuple(replace(r, state=s) for r, s in zip(turned, states, strict=True))
+    replicas = tuple(replace(r, state=_LASTSRV if r is last else _OFFLINE) for r in turned)
     return _next_version(chain, replicas, chain.preferred)
 
 
