@@ -237,7 +237,7 @@ class Client(PathOperations):
             raise Fs3Error(Code.IS_DIRECTORY, f"{path}: is a directory")
         opened = self._context.files.find(inode.inode)
         if truncate and opened is not None:
-            opened.flush()  # what was gathered for it must not follow
+            opened.settle()  # what was gathered for it must not follow
         inode = metadata.open(
             inode.inode, read=mode.read, write=mode.write, truncate=truncate, session=session
         )

@@ -108,16 +108,26 @@ def write_batch(context: ClientContext, requests: Iterable[WriteRequest], *, syn
             raise Fs3Error(Code.INVALID, f"{file.name}: not opened for writing")
     handles = [f.handle for f in opened]
     wanted = [(i.inode, context.new_session()) for i in _resolve(context, paths, _WRITE_BIT)]
-    made = [
-        context.hold(inode, session, writer=True)
-        for inode, (_, session) in zip(context.metadata.open_many(wanted), wanted, strict=True)
-    ]
+    made = _open_all(context, wanted)
     try:
         _write(context, [*handles, *made], files, asked, sync=sync)
     finally:
         context.drop_many(made)
     for handle in handles:
-        handle.opened.flush()
+        handle.opened.flush(handle.session)
+
+
+def _open_all(context: ClientContext, wanted: Sequence[tuple[InodeId, int]]) -> list[Handle]:
+    """All, or none: inode and session each, for writing."""
+    try:
+        inodes = context.metadata.open_many(wanted)
+    except BaseException:
+        context.abandon(wanted)
+        raise
+    return [
+        context.hold(inode, session, writer=True)
+        for inode, (_, session) in zip(inodes, wanted, strict=True)
+    ]
 
 
 def _write(
@@ -135,6 +145,7 @@ def _write(
     lengths = np.array([len(buffer) for buffer in buffers], np.int64)
     inodes = [handle.opened.view() for handle in handles]
     items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
+    versions = [handle.opened.trimmed_version for handle in handles]
     for handle in handles:
         handle.opened.send_gathered()
     if len(items):
@@ -146,7 +157,7 @@ def _write(
         if written.any():
             end = int((offsets[mine] + lengths[mine])[written].max())
             chunks = _indices(items, inodes[place].inode) if not sync else set()
-            handle.opened.wrote_elsewhere(end, chunks)
+            handle.opened.wrote_elsewhere(end, chunks, versions[place])
 
 
 def _indices(items: Items, inode: InodeId) -> set[int]:
@@ -185,7 +196,7 @@ def _resolve(context: ClientContext, paths: list[str], bit: int) -> list[Inode]:
             )
         opened = context.files.find(inode.inode)
         if opened is not None:
-            opened.flush()
+            opened.settle()
             inode = opened.view()
         inodes.append(inode)
     return inodes

@@ -27,7 +27,8 @@ class ChunkBuffers:
             if free:
                 self._free_bytes -= size
                 return free.pop()
-        return memoryview(mmap.mmap(-1, size))
+        # Private: what a forked child does with it must not show in the parent.
+        return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def give(self, buffer: memoryview) -> None:
         """Nobody looks at it any more."""

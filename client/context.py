@@ -32,7 +32,8 @@ from fs3.types import Credentials, Inode
 
 from .data import DataClient
 from .metadata import RETRY_S, Closing, Metadata
-from .open_inodes import OpenInode, OpenInodes
+from .open_inodes import OpenInode
+from .open_table import OpenInodes
 from .pipeline import Pipeline
 from .routing import RoutingCache
 
@@ -121,7 +122,13 @@ class ClientContext:
     def hold(self, inode: Inode, session: int, *, writer: bool) -> Handle:
         """The handle of a session that the metaserver has opened."""
         self._sessions[session] = inode.inode
-        return Handle(self.files.acquire(inode), session, self.client_id, writer)
+        opened = self.files.acquire(inode, session, writer=writer)
+        return Handle(opened, session, self.client_id, writer)
+
+    def abandon(self, sessions: Sequence[tuple[InodeId, int]]) -> None:
+        """Opening these has failed: nobody knows which of them the metaserver has."""
+        with self._lock:
+            self._closings += [Closing(inode, session) for inode, session in sessions]
 
     def drop(self, handle: Handle) -> None:
         """Settle what was written, then end the session soon. Raises what could not be written."""
@@ -130,10 +137,10 @@ class ClientContext:
             return
         try:
             if handle.writer:
-                handle.opened.flush()
+                handle.opened.flush(handle.session)
         finally:
             inode = handle.opened.view().inode
-            self.files.release(handle.opened)
+            self.files.release(handle.opened, handle.session)
             if handle.client == self.client_id:
                 self._sessions.pop(handle.session, None)
                 self._close_later(Closing(inode, handle.session))
@@ -143,25 +150,30 @@ class ClientContext:
         own = [handle for handle in handles if handle.client == self.client_id]
         for handle in own:
             self._sessions.pop(handle.session, None)
+        untold = [Closing(handle.opened.view().inode, handle.session) for handle in own]
         try:
-            closings = [handle.opened.closing(handle.session) for handle in own]
-            for handle, closing, inode in zip(
-                own, closings, self.metadata.close(closings) if own else (), strict=True
-            ):
+            untold = closings = [handle.opened.closing(handle.session) for handle in own]
+            inodes = self.metadata.close(closings)
+            untold = []
+            for handle, closing, inode in zip(own, closings, inodes, strict=True):
                 handle.opened.closed(closing, inode)
-            for handle in handles:
-                handle.opened.flush()
-        except Fs3Error:
-            inodes = [handle.opened.view().inode for handle in own]
-            with self._lock:
-                self._closings += [
-                    Closing(inode, handle.session)
-                    for inode, handle in zip(inodes, own, strict=True)
-                ]
-            raise
+            self._flush_all(handles)
         finally:
+            with self._lock:
+                self._closings += untold  # the upkeep will tell it
             for handle in handles:
-                self.files.release(handle.opened)
+                self.files.release(handle.opened, handle.session)
+
+    @staticmethod
+    def _flush_all(handles: Sequence[Handle]) -> None:
+        failure: Fs3Error | None = None
+        for handle in handles:
+            try:
+                handle.opened.flush(handle.session)
+            except Fs3Error as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _close_later(self, closing: Closing) -> None:
         with self._lock:
@@ -170,18 +182,16 @@ class ClientContext:
                 return
         self._send_closings()
 
-    def _send_closings(self) -> None:
+    def _send_closings(self, *, repeat: bool = True) -> None:
         with self._lock:
-            closings, self._closings = self._closings, []
+            untold, self._closings = self._closings, []
         try:
-            if closings:
-                self.metadata.close(closings)
-        except Fs3Error:
+            if untold:
+                self.metadata.close(untold, repeat=repeat)
+            untold = []
+        finally:
             with self._lock:
-                self._closings += (
-                    closings  # or the files would be kept as long as this client lives
-                )
-            raise
+                self._closings += untold  # or files would be kept as long as this client lives
 
     # -- upkeep ----------------------------------------------------------------------------------
 
@@ -197,22 +207,21 @@ class ClientContext:
                         name=f"fs3-{task.__name__.strip('_')}",
                         daemon=True,
                     )
-                    for task in (ClientContext._keep_sessions, ClientContext._send_old)
+                    for task in (ClientContext._keep_sessions, ClientContext._keep_files)
                 )
                 for thread in self._upkeep:
                     thread.start()
 
     def _keep_sessions(self) -> None:
-        self._send_closings()
         if time.monotonic() >= self._extend_at_s:
             self._extend_at_s = time.monotonic() + _EXTEND_AGAIN_S
             lease_ms = self.metadata.extend_session(self._description)
             self._extend_at_s = time.monotonic() + lease_ms / 1000 / 3
+        # Once: it comes again in a moment, and the lease must not wait for it.
+        self._send_closings(repeat=False)
 
-    def _send_old(self) -> None:
-        now_s = time.monotonic()
-        for opened in self.files:
-            opened.send_old(now_s)
+    def _keep_files(self) -> None:
+        self.files.upkeep(time.monotonic())
 
     def close(self) -> None:
         """Send everything, end all sessions, close all connections; idempotent.
@@ -233,7 +242,7 @@ class ClientContext:
             left = [Closing(inode, session) for session, inode in self._sessions.items()]
             self._closings += left
             for opened in self.files:
-                stack.callback(opened.flush)
+                stack.callback(opened.finish)
 
 
 def _run_upkeep(
@@ -248,7 +257,7 @@ def _run_upkeep(
             return
         try:
             task(context)
-        except Fs3Error as error:
+        except OSError as error:  # Fs3Error is one; so is having no descriptor left
             _log.warning("upkeep_failed", error=str(error))
         del context
 

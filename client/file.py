@@ -175,9 +175,9 @@ class File(io.RawIOBase):
             length = len(view)
             if self._mode.append:
                 if length:
-                    self._position = self._handle.opened.append(view) + length
+                    self._position = self._append(view) + length
             else:
-                self._handle.opened.write(self._position, view)
+                self._write(view, self._position)
                 self._position += length
         return length
 
@@ -187,8 +187,14 @@ class File(io.RawIOBase):
         if offset < 0:
             raise Fs3Error(Code.INVALID, f"offset {offset} is not allowed: 0 or more is")
         with memoryview(data).cast("B") as view:
-            self._handle.opened.write(offset, view)
+            self._write(view, offset)
             return len(view)
+
+    def _write(self, data: memoryview, offset: int) -> None:
+        self._handle.opened.write(offset, data, self._handle.session)
+
+    def _append(self, data: memoryview) -> int:
+        return self._handle.opened.append(data, self._handle.session)
 
     def truncate(self, size: int | None = None) -> int:
         """Set the length in bytes (default: the position): cut, or extend with zeros."""
@@ -204,12 +210,12 @@ class File(io.RawIOBase):
         """Make what was written visible to every client; it survives the death of any process."""
         self._check_open()
         if self._mode.write:
-            self._handle.opened.flush()
+            self._handle.opened.flush(self._handle.session)
 
     def fsync(self) -> None:
         """The same, on stable storage of every replica: it survives a power cut."""
         self._check_open()
-        self._handle.opened.sync()
+        self._handle.opened.sync(self._handle.session)
 
     def close(self) -> None:
         """Flush and close; idempotent."""

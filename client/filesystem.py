@@ -20,6 +20,7 @@ user's supplementary groups; if the directory's own group is what lets him write
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -83,9 +84,10 @@ class MountedFileSystem(MountedFiles):
 
     def detach(self) -> None:
         """Write what is left, end every session, disconnect."""
-        for handle in list(self._files):
-            self.release(handle, None)
-        self._context.close()
+        with contextlib.ExitStack() as stack:  # each is done whatever becomes of the others
+            stack.callback(self._context.close)
+            for handle in list(self._files):
+                stack.callback(self.release, handle, None)
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ class MountedFileSystem(MountedFiles):
             ),
         )
         entry = self._entry(inode)
-        return entry, self._opened(inode, session, writer=mode.write)
+        return entry, self._opened(inode, session, writer=mode.write, append=mode.append)
 
     def readlink(self, inode: InodeId) -> str:
         """A target never changes: what is remembered is good however old it is."""

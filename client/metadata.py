@@ -88,6 +88,7 @@ class Metadata:
         who: Credentials | None = None,
         timeout_s: float | None = None,
         request_id: int | None = None,
+        repeat: bool = True,
     ) -> Any:  # noqa: ANN401 - each method has its own reply
         function: Callable[..., Any] = getattr(self._stub, method)
         if request_id is None:
@@ -100,7 +101,8 @@ class Metadata:
                     request, who=who or self.who, request_id=request_id, timeout_s=timeout_s
                 )
             except Fs3Error as error:
-                if error.code not in _AGAIN or time.monotonic() + pause_s > deadline_s:
+                late = not repeat or time.monotonic() + pause_s > deadline_s
+                if late or error.code not in _AGAIN:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
@@ -342,13 +344,16 @@ class Metadata:
         ]
         return [decode_inode(reply.inode) for reply in self._call_many("open", requests)]
 
-    def close(self, closings: Iterable[Closing]) -> list[Inode | None]:
-        """End sessions and settle what they wrote; the inodes as they are then."""
+    def close(self, closings: Iterable[Closing], *, repeat: bool = True) -> list[Inode | None]:
+        """End sessions and settle what they wrote; the inodes as they are then.
+
+        ``repeat`` False: ask once. All of it may be asked again, also with other request ids.
+        """
         items = [pb.CloseItem(**closing._asdict()) for closing in closings]
         found: list[Inode | None] = []
         for start in range(0, len(items), CLOSINGS_PAGE):
             request = pb.CloseRequest(items=items[start : start + CLOSINGS_PAGE])
-            reply = self._call("close", request)
+            reply = self._call("close", request, repeat=repeat)
             found += [decode_inode(m) if m.inode else None for m in reply.inodes]
         return found
 

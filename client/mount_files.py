@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import mmap
 import os
@@ -40,17 +41,19 @@ class OpenMode:
         self.write = access in (os.O_WRONLY, os.O_RDWR)
         self.truncate = bool(flags & os.O_TRUNC)
         self.exclusive = bool(flags & os.O_EXCL)
+        self.append = self.write and bool(flags & os.O_APPEND)
 
 
 class MountedFile:
     """What a file handle stands for."""
 
-    __slots__ = ("ahead", "handle", "inode")
+    __slots__ = ("ahead", "handle", "inode", "told")
 
     def __init__(self, inode: InodeId, handle: Handle, ahead: ReadAhead) -> None:
         self.inode = inode
         self.handle = handle
         self.ahead = ahead
+        self.told: set[int] = set()  # owners of descriptors that were told of bytes that are lost
 
 
 class MountedFiles:
@@ -75,20 +78,30 @@ class MountedFiles:
         if mode.truncate:
             self._flush_inode(inode)  # what was gathered for it must not follow the cut
         session = self._context.new_session()
-        opened = self._context.metadata.open(
-            inode, read=mode.read, write=mode.write, truncate=mode.truncate, session=session
-        )
-        if mode.truncate and clear_privileges:
-            opened = self._without_privileges(opened)
-        return self._opened(opened, session, writer=mode.write or mode.truncate)
+        try:
+            opened = self._context.metadata.open(
+                inode, read=mode.read, write=mode.write, truncate=mode.truncate, session=session
+            )
+            if mode.truncate and clear_privileges:
+                opened = self._without_privileges(opened)
+        except Fs3Error:
+            self._context.abandon([(inode, session)])
+            raise
+        writer = mode.write or mode.truncate
+        return self._opened(opened, session, writer=writer, append=mode.append)
 
     def _flush_inode(self, inode: InodeId) -> None:
         opened = self._context.files.find(inode)
         if opened is not None:
-            opened.flush()
+            opened.settle()
 
-    def _opened(self, inode: Inode, session: int, *, writer: bool) -> OpenFile:
-        """A handle. The kernel keeps its pages if nobody but this mount changed the data."""
+    def _opened(self, inode: Inode, session: int, *, writer: bool, append: bool) -> OpenFile:
+        """A handle. The kernel keeps its pages if nobody but this mount changed the data.
+
+        O_APPEND goes past the page cache: there the kernel would keep the bytes where it believes
+        the end is, and cut one write in two at the border of a page that it has not read, so that
+        somebody else's could come between.
+        """
         handle = self._context.hold(inode, session, writer=writer)
         self._nodes.learn(inode)
         opened, node = handle.opened, self._nodes.find(inode.inode)
@@ -99,7 +112,7 @@ class MountedFiles:
         number = next(self._numbers)
         ahead = ReadAhead(opened, self._context.files.buffers)
         self._files[number] = MountedFile(inode.inode, handle, ahead)
-        return OpenFile(number, keep_cache=keep_cache)
+        return OpenFile(number, keep_cache=keep_cache, direct_io=append)
 
     def _file(self, handle: int) -> MountedFile:
         file = self._files.get(handle)
@@ -108,11 +121,20 @@ class MountedFiles:
         return file
 
     def flush(self, handle: int, owner: int) -> None:
-        """A descriptor was closed: what it wrote is visible everywhere from here on."""
+        """A descriptor was closed: what it wrote is visible everywhere from here on.
+
+        Every process that has inherited it closes it; one that does not care must not take the
+        bad news away from the one that goes on to fsync. So each owner is told.
+        """
         file = self._file(handle)
         self._locks.drop_ranges(file.inode, owner)
-        if file.handle.writer:
-            file.handle.opened.flush()
+        if not file.handle.writer:
+            return
+        file.handle.opened.settle()
+        failure = file.handle.opened.failure(file.handle.session)
+        if failure is not None and owner not in file.told:
+            file.told.add(owner)
+            raise failure
 
     def release(self, handle: int, flock_owner: int | None) -> None:
         """The last descriptor is gone."""
@@ -122,6 +144,9 @@ class MountedFiles:
         if flock_owner is not None:
             self._locks.drop_flock(file.inode, flock_owner)
         file.ahead.close()
+        if file.told:
+            with contextlib.suppress(Fs3Error):  # somebody knows
+                file.handle.opened.tell(file.handle.session)
         try:
             self._context.drop(file.handle)
         finally:
@@ -132,7 +157,9 @@ class MountedFiles:
 
     def fsync(self, handle: int, data_only: bool) -> None:
         """Data on stable storage; the metaserver's attributes always are."""
-        self._file(handle).handle.opened.sync()
+        file = self._file(handle)
+        file.told.clear()
+        file.handle.opened.sync(file.handle.session)
 
     # -- reading and writing ---------------------------------------------------------------------
 
@@ -158,9 +185,9 @@ class MountedFiles:
         if clear_privileges:
             self._without_privileges(opened.view())
         if append:
-            opened.append(data)
+            opened.append(data, file.handle.session)
         else:
-            opened.write(offset, data)
+            opened.write(offset, data, file.handle.session)
         return len(data)
 
     def _without_privileges(self, inode: Inode) -> Inode:
@@ -200,21 +227,21 @@ class MountedFiles:
         if flags & ~FallocateFlags.KEEP_SIZE:
             raise Fs3Error(Code.UNSUPPORTED, f"fallocate with {flags!r}: only KEEP_SIZE is allowed")
         opened = self._file(handle).handle.opened
-        if not flags and offset + length > opened.length:
-            opened.truncate(offset + length)
+        if not flags:
+            opened.extend(offset + length)
 
     def copy_file_range(
         self, source: int, source_offset: int, target: int, target_offset: int, length: int
     ) -> int:
         """Through this process, but not through the kernel."""
-        reader, writer = self._file(source).handle.opened, self._file(target).handle.opened
+        reader, writer = self._file(source).handle.opened, self._file(target).handle
         length = min(length, _COPY_BYTES_MAX)
         step = memoryview(bytearray(min(length, _COPY_STEP_BYTES)))
         done = 0
         while done < length:
             part = step[: length - done]
             count = reader.read_into(source_offset + done, part)
-            writer.write(target_offset + done, part[:count])
+            writer.opened.write(target_offset + done, part[:count], writer.session)
             done += count
             if count < len(part):
                 break

@@ -9,17 +9,18 @@ when enough has come together, when somebody asks for the bytes, after a second,
   the metaserver (settling) is what makes it visible to others.
 - The lock of an inode is held while its writes are sent, never while bytes are fetched. No lock is
   held over several inodes.
-- What fails in the background is kept, and raised once, by the next flush, fsync or close.
+- Bytes that could not be written are lost. Every handle that was open then is told once, by its
+  next write, flush, fsync or close.
+- A chunk that was written without sync is remembered until it was synced, also when the file is
+  closed: an fsync covers what any handle of this client wrote. Many are synced in the background.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
-from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.types import FILE_BYTES_MAX, Inode, SetAttributes
@@ -31,6 +32,7 @@ from .metadata import Closing, Metadata
 FILE_DIRTY_BYTES = 8 << 20  # of one inode: then they are sent, as one batch
 FILE_DIRTY_CHUNKS = 256
 DIRTY_AGE_S = 1.0
+FILE_UNSYNCED_CHUNKS = 1024  # of one inode: then they are synced in the background
 _log = get_logger(__name__)
 
 
@@ -69,8 +71,11 @@ class OpenInode:
         self._unsettled = False  # written to since the metaserver was told
         self._written_end = 0  # of the bytes written since then
         self._written_version = 0  # the truncate version when the first of them was written
+        # The newest truncate version that is known to be trimmed: what is written now comes behind
+        # that cut. Of a newer one that is merely heard of, chunks may still be on their way out.
+        self._trimmed_version = 0
         self._mtime_ns = 0
-        self._error: Fs3Error | None = None
+        self._untold: dict[int, Fs3Error | None] = {}  # by session: what its handle is not told yet
 
     def forget_writes(self, buffers: ChunkBuffers) -> None:
         """In a forked child: what was gathered is the parent's to send."""
@@ -81,7 +86,37 @@ class OpenInode:
         self._gathered_bytes = 0
         self._unsynced.clear()
         self._unsettled, self._written_end = False, 0
-        self._error = None
+        self._untold = dict.fromkeys(self._untold)
+
+    # -- handles ---------------------------------------------------------------------------------
+
+    def attach(self, session: int, unsynced: set[int]) -> None:
+        """One more handle; ``unsynced``: chunks that earlier ones left."""
+        with self._lock:
+            self._untold[session] = None
+            self._unsynced |= unsynced
+
+    def detach(self, session: int) -> set[int]:
+        """The handle is gone; the chunks that it or another has left unsynced."""
+        with self._lock:
+            self._untold.pop(session, None)
+            return self._unsynced
+
+    def failure(self, session: int) -> Fs3Error | None:
+        """What :meth:`tell` would raise."""
+        return self._untold.get(session)
+
+    def tell(self, session: int) -> None:
+        """Raise what a handle has not been told yet."""
+        with self._lock:
+            error = self._untold.get(session)
+            if error is not None:
+                self._untold[session] = None
+                raise error
+
+    def _lost(self, error: Fs3Error) -> None:
+        for session, untold in self._untold.items():
+            self._untold[session] = untold or error
 
     # -- what it looks like ----------------------------------------------------------------------
 
@@ -103,12 +138,15 @@ class OpenInode:
         mtime_ns = max(self._mtime_ns, inode.mtime_ns)
         return replace(inode, length_bytes=self.length, mtime_ns=mtime_ns, ctime_ns=mtime_ns)
 
-    def learn(self, inode: Inode, *, own_change: bool = False) -> None:
+    def learn(self, inode: Inode, *, own_change: bool = False, trimmed: bool = False) -> None:
         """What the metaserver says now; answers may overtake each other.
 
-        ``own_change``: it is the answer to a change of data or length made here.
+        ``own_change``: it is the answer to a change of data or length made here. ``trimmed``: the
+        metaserver has answered when every cut up to this one was carried out.
         """
         with self._facts:
+            if own_change or trimmed:
+                self._trimmed_version = max(self._trimmed_version, inode.truncate_version)
             if own_change and inode.version == self.known_version + 1:
                 self.known_version = inode.version
             old = self._inode
@@ -158,7 +196,7 @@ class OpenInode:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def write(self, offset: int, data: memoryview) -> None:
+    def write(self, offset: int, data: memoryview, session: int) -> None:
         """Take all of ``data``; what cannot be gathered any more is sent before this returns."""
         end = offset + len(data)
         if end > FILE_BYTES_MAX:
@@ -168,33 +206,38 @@ class OpenInode:
         if not len(data):
             return
         with self._lock:
+            self.tell(session)  # before anything is taken: who is refused may write it again
+            version = self._trimmed_version
             if len(data) >= FILE_DIRTY_BYTES:
                 self._write_through(offset, data)
             else:
                 self._gather(offset, data)
-            self._wrote(end)
+            self._wrote(end, version)
             full = self._gathered_bytes >= FILE_DIRTY_BYTES
             if full or len(self._gathered) >= FILE_DIRTY_CHUNKS:
                 self._send(list(self._gathered))
-            self._raise_kept()
+            self.tell(session)
 
-    def append(self, data: memoryview) -> int:
+    def append(self, data: memoryview, session: int) -> int:
         """Write at the end of the file, wherever other clients have moved it; returns where."""
         with self._lock:
+            self.tell(session)
             if self._written_end > self._inode.length_bytes:
-                self._settle()
+                self.settle()
             offset, inode = self._metadata.reserve_append(self._inode.inode, len(data))
             self.learn(inode, own_change=True)
-            self.write(offset, data)
+            self.write(offset, data, session)
             return offset
 
-    def _wrote(self, end: int) -> None:
+    def _wrote(self, end: int, version: int) -> None:
+        """``version``: the trimmed one before the first of the bytes left."""
         self.generation += 1
         if not self._unsettled:
             self._unsettled = True
-            self._written_version = self._inode.truncate_version
+            self._written_version = version
+        self._written_version = min(self._written_version, version)
         self._written_end = max(self._written_end, end)
-        self._mtime_ns = time.time_ns()
+        self._mtime_ns = max(time.time_ns(), self._mtime_ns + 1)  # tells one write from the next
 
     def _write_through(self, offset: int, data: memoryview) -> None:
         """Out of the caller's memory, without gathering."""
@@ -234,84 +277,102 @@ class OpenInode:
                 self._send(list(self._gathered))
 
     def _send(self, indices: list[int], *, sync: bool = False) -> None:
-        """Write gathered chunks; a failure is kept, the bytes are lost then."""
+        """Write gathered chunks; if that fails their bytes are lost, and the handles are told."""
         taken = [self._gathered.pop(index) for index in indices]
         starts = [gathered.start for gathered in taken]
         lengths = [gathered.end - gathered.start for gathered in taken]
         items = chunk_items(self._inode.layout, self._inode.inode, indices, starts, lengths)
         datas = [gathered.buffer[gathered.start : gathered.end] for gathered in taken]
         self._unsynced.update(indices)
+        failure: Fs3Error | None = Fs3Error(
+            Code.CANCELLED, f"writing to inode {self._inode.inode} was not finished"
+        )
         try:
             self._data.write_pieces(items, datas, sync=sync)
+            failure = None
         except Fs3Error as error:
             _log.warning("write_failed", inode=self._inode.inode, error=str(error))
-            self._error = error
-        finally:
+            failure = error
+        finally:  # also when it was interrupted
+            if failure is not None:
+                self._lost(failure)
             self._gathered_bytes -= sum(lengths)
             self._buffers.account(-sum(lengths))
             for gathered in taken:
                 self._buffers.give(gathered.buffer)
-        if sync and self._error is None:
+        if sync and failure is None:
             self._unsynced.difference_update(indices)
 
-    def _raise_kept(self) -> None:
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
+    def send_gathered(self) -> None:
+        """What was written here has left; the length is not told yet."""
+        with self._lock:
+            if self._gathered:
+                self._send(list(self._gathered))
 
     # -- making it visible, and safe -------------------------------------------------------------
 
-    def send_old(self, now_s: float) -> None:
-        """Send what was gathered a while ago (``now_s``: monotonic); a failure is kept."""
+    def upkeep(self, now_s: float) -> None:
+        """Send what was gathered a while ago (``now_s``: monotonic), sync when it is much."""
         if self._gathered and now_s - self._gathered_since_s >= DIRTY_AGE_S:
+            self.send_gathered()
+        if len(self._unsynced) > FILE_UNSYNCED_CHUNKS:
             with self._lock:
-                self._send(list(self._gathered))
+                self._sync_sent()
 
-    def flush(self) -> None:
+    def flush(self, session: int) -> None:
         """Every byte written here is at the storageservers, and the metaserver knows the length."""
         with self._lock:
-            self._raise_kept()
-            self._settle()
+            self.settle()
+            self.tell(session)
 
-    def sync(self) -> None:
+    def sync(self, session: int) -> None:
         """The same, on stable storage."""
         with self._lock:
             if self._gathered:
                 self._send(list(self._gathered), sync=True)
-            self._raise_kept()
-            if self._unsynced:
-                indices = sorted(self._unsynced)
-                zeros = [0] * len(indices)
-                inode = self._inode
-                items = chunk_items(inode.layout, inode.inode, indices, zeros, zeros)
-                self._data.sync_chunks(items)
-                self._unsynced.clear()
-            self._settle()
+            self._sync_sent()
+            self.settle()
+            self.tell(session)
 
-    def _settle(self) -> None:
-        """Tell the metaserver how far was written. What was written must have been sent."""
-        if self._gathered:
-            self._send(list(self._gathered))
-            self._raise_kept()
-        if self._unsettled:
-            # If somebody cut the file since, the metaserver looks at what is stored.
-            settled = self._metadata.settle(
-                self._inode.inode, self._written_end, self._written_version, self._mtime_ns
-            )
-            self.learn(settled, own_change=True)
-            self._unsettled, self._written_end = False, 0
+    def _sync_sent(self) -> None:
+        if self._unsynced:
+            indices = sorted(self._unsynced)
+            zeros = [0] * len(indices)
+            inode = self._inode
+            self._data.sync_chunks(chunk_items(inode.layout, inode.inode, indices, zeros, zeros))
+            self._unsynced.clear()
 
-    def send_gathered(self) -> None:
-        """Every byte written here is at the storageservers; the length is not told yet."""
+    def settle(self) -> None:
+        """Send what is gathered, and tell the metaserver how far was written.
+
+        Of bytes that were lost it is the handles that are told.
+        """
         with self._lock:
-            if self._gathered:
-                self._send(list(self._gathered))
-            self._raise_kept()
+            self.send_gathered()
+            if self._unsettled:
+                # If somebody cut the file since, the metaserver looks at what is stored.
+                settled = self._metadata.settle(
+                    self._inode.inode, self._written_end, self._written_version, self._mtime_ns
+                )
+                self.learn(settled, own_change=True)
+                self._unsettled, self._written_end = False, 0
 
-    def wrote_elsewhere(self, end: int, chunks: set[int]) -> None:
+    def finish(self) -> None:
+        """For handles that nobody will close: settle, and raise what one of them is not told."""
+        with self._lock:
+            self.settle()
+            for session in self._untold:
+                self.tell(session)
+
+    @property
+    def trimmed_version(self) -> int:
+        """To be asked before writing past this class, for :meth:`wrote_elsewhere`."""
+        return self._trimmed_version
+
+    def wrote_elsewhere(self, end: int, chunks: set[int], trimmed_version: int) -> None:
         """A batch has written up to ``end``; ``chunks`` are those that it did not sync."""
         with self._lock:
-            self._wrote(end)
+            self._wrote(end, trimmed_version)
             self._unsynced |= chunks
 
     def closing(self, session: int) -> Closing:
@@ -336,15 +397,22 @@ class OpenInode:
         """Set the length exactly."""
         return self.change(SetAttributes(length_bytes=length), session)
 
+    def extend(self, length: int) -> None:
+        """Let the file be at least so long; never cut what others may have written meanwhile."""
+        with self._lock:
+            while self.length < length:
+                self._wrote(length, self._trimmed_version)
+                self.settle()
+
     def change(self, changes: SetAttributes, session: int = 0) -> Inode:
         """Set attributes of a file that may have been written to here; in that order."""
         with self._lock:
-            if changes.length_bytes == 0:
-                self._drop_gathered()
-            else:
-                self._settle()
+            if changes.length_bytes != 0:
+                self.settle()
             inode = self._metadata.setattr(self._inode.inode, changes, session)
             self.learn(inode, own_change=changes.length_bytes is not None)
+            if changes.length_bytes == 0:
+                self._drop_gathered()
             if changes.length_bytes is not None:
                 self.generation += 1
                 chunk_bytes = self._inode.layout.chunk_bytes
@@ -364,53 +432,9 @@ class OpenInode:
 
     def chunks_present(self, first: int, count: int) -> list[bool]:
         """Which of ``count`` chunks from ``first`` on hold any byte; the others are holes."""
-        self.flush()
+        self.settle()
         indices = list(range(first, first + count))
         inode = self._inode
         items = chunk_items(inode.layout, inode.inode, indices, [0] * count, [1] * count)
         found = self._data.read_pieces(items, [memoryview(bytearray(1)) for _ in indices])
         return [bool(length) for length in found.tolist()]
-
-
-class OpenInodes:
-    """The inodes that this client has open, by id."""
-
-    def __init__(self, metadata: Metadata, data: DataClient) -> None:
-        self._metadata = metadata
-        self._data = data
-        self._lock = threading.Lock()
-        self._table: dict[InodeId, OpenInode] = {}
-        self.buffers = ChunkBuffers()
-
-    def acquire(self, inode: Inode) -> OpenInode:
-        """The shared state for one more handle; ``inode`` is what the metaserver just said."""
-        with self._lock:
-            found = self._table.get(inode.inode)
-            if found is None:
-                found = OpenInode(inode, self._metadata, self._data, self.buffers)
-                self._table[inode.inode] = found
-            found.handles += 1
-        found.learn(inode)
-        return found
-
-    def release(self, opened: OpenInode) -> None:
-        """A handle is gone. Everything it wrote has been settled."""
-        with self._lock:
-            opened.handles -= 1
-            if not opened.handles:
-                del self._table[opened.view().inode]
-
-    def find(self, inode: InodeId) -> OpenInode | None:
-        """The shared state, if the inode is open here."""
-        return self._table.get(inode)
-
-    def __iter__(self) -> Iterator[OpenInode]:
-        with self._lock:
-            return iter(list(self._table.values()))
-
-    def after_fork(self) -> None:
-        """In the child: handles work on, but what the parent gathered is the parent's to send."""
-        self._lock = threading.Lock()
-        self.buffers = ChunkBuffers()
-        for opened in self._table.values():
-            opened.forget_writes(self.buffers)

@@ -2,7 +2,8 @@
 
 Whatever a shrink left to do at the storageservers is done after its transaction and before the
 reply; if it cannot be done, the caller is told MAYBE_APPLIED and asks again with the same id. A
-length grows only when nothing is left to trim.
+length grows, and a writer hears of a cut, only when nothing is left to trim: looked at again in the
+transaction, and BUSY if somebody has cut the file in between.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from fs3.errors import Code, Fs3Error
 from fs3.proto import metadata_pb2 as pb
 
 from . import namespace
+from .garbage import check_trimmed
 from .kv.interface import Transaction
 from .metadata_handlers import (
     MetadataHandlers,
@@ -76,6 +78,9 @@ class FileHandlers(MetadataHandlers):
                 self._settle_first(InodeId(item.inode), item.truncate_version, item.mtime_ns)
 
         def act(txn: Transaction) -> pb.GetAttributesReply:
+            for item in request.items:
+                if item.wrote:
+                    check_trimmed(txn, InodeId(item.inode))
             return attributes_reply(
                 [
                     namespace.close_file(
@@ -96,11 +101,12 @@ class FileHandlers(MetadataHandlers):
         inode, now_ns, wrote = InodeId(request.inode), self.clock.wall_ns(), _wrote(request)
         wire.decode_length(request.length_bytes)
         self._settle_first(inode, request.truncate_version, request.mtime_ns)
-        return self.change(
-            request,
-            pb.InodeReply,
-            lambda txn: inode_reply(namespace.settle_length(txn, inode, wrote, now_ns)),
-        )
+
+        def act(txn: Transaction) -> pb.InodeReply:
+            check_trimmed(txn, inode)
+            return inode_reply(namespace.settle_length(txn, inode, wrote, now_ns))
+
+        return self.change(request, pb.InodeReply, act)
 
     def reserve_append(self, request: pb.ReserveAppendRequest) -> pb.ReserveAppendReply:
         inode, now_ns = InodeId(request.inode), self.clock.wall_ns()
@@ -108,6 +114,7 @@ class FileHandlers(MetadataHandlers):
         self.truncations.finish(inode)
 
         def act(txn: Transaction) -> pb.ReserveAppendReply:
+            check_trimmed(txn, inode)
             offset, record = namespace.reserve_append(txn, inode, length_bytes, now_ns)
             return pb.ReserveAppendReply(offset_bytes=offset, inode=wire.encode_inode(record))
 

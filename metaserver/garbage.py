@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fs3.core.types import InodeId
+from fs3.errors import Code, Fs3Error
 from fs3.types import FileKind, Inode
 
 from . import keys, records
@@ -98,6 +99,16 @@ def find_trim(txn: Transaction, record: Inode) -> Trim | None:
     """The trim of ``record`` that is still to be done, if any."""
     pending = _find(txn, record.inode)
     return None if pending is None else Trim(record, *pending)
+
+
+def check_trimmed(txn: Transaction, inode: InodeId) -> None:
+    """BUSY while a trim of ``inode`` is to be carried out.
+
+    For answers to writers: one that hears of a cut goes on behind it, and would lose what it wrote
+    to a trim that comes late.
+    """
+    if _find(txn, inode) is not None:
+        raise Fs3Error(Code.BUSY, f"inode {inode} was cut a moment ago and is being trimmed")
 
 
 def trims_next(txn: Transaction, limit: int, after: int = 0) -> list[Trim]:
