@@ -30,6 +30,7 @@ from fs3.settings import add_flags, flags_of, load
 from fs3.transport.tcp import FrameServer, serve_handlers
 from fs3.transport.tcp import Limits as PortLimits
 
+from .checking import check_targets
 from .chunkstore.interface import BadChunk
 from .dataserver import DataServer
 from .jobs import Payload
@@ -268,27 +269,40 @@ class StorageServer:
         self.reactor.close()
 
 
-def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> StorageSettings:
-    """The settings from flags, environment and file. Raises Fs3Error; exits for --help."""
+def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[StorageSettings, bool]:
+    """The settings from flags, environment and file, and whether to check instead of to serve.
+
+    Raises Fs3Error; exits for --help.
+    """
     parser = argparse.ArgumentParser(
         prog="fs3-storageserver",
         description="The fs3 storage daemon: stores and replicates chunks.",
     )
     parser.add_argument("--version", action="version", version=f"fs3 {__version__}")
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings, as TOML")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="examine all that is stored, while no server runs, and exit: 1 if anything is wrong",
+    )
     add_flags(parser, StorageSettings)
     said = parser.parse_args(arguments)
-    return load(StorageSettings, said.config, flags_of(said), environ)
+    return load(StorageSettings, said.config, flags_of(said), environ), said.check
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program. Exit status 0 after SIGTERM, 2 for settings that make no sense."""
+    """The program. Exit status 0 after SIGTERM, 2 for settings that make no sense.
+
+    With --check 0 if all is well, 1 if anything is wrong.
+    """
     if not __debug__:
         print("fs3-storageserver: python -O is refused: its assertions guard data", file=sys.stderr)
         return 2
     try:
-        settings = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
+        settings, check = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure_logging(settings.log_level, file=settings.log_file)
+        if check:
+            return 0 if check_targets(settings.targets, print) else 1
         server = StorageServer(settings, SystemClock())
     except Fs3Error as error:
         print(f"fs3-storageserver: {error.detail}", file=sys.stderr)
