@@ -112,6 +112,10 @@ class Replica(Updates):
             exposed=True,
         )
         self._lane(chunk).operation = operation
+        if self.place.feeds_syncing:
+            # Its tag is known to the store alone: the resync brings content and record together.
+            operation.phase = Phase.COMMITTING
+            return [m.Commit(chunk, operation.version, self.chain.version)]
         return self._pass_on(operation, now_ms)
 
     def stop(self) -> list[Effect]:

@@ -392,6 +392,16 @@ def test_the_last_replica_commits_what_it_had_staged_when_it_is_back():
     assert rig.content() == b"x"
 
 
+def test_what_is_taken_up_reaches_a_syncing_successor_by_resync_with_its_record():
+    """Forwarded it would come without its tag, and a later head would apply a retry once more."""
+    table = _with_pending(b"x").table
+    rig = Rig(1, chain(3, (1, S), (2, Y)), table=table)
+    assert rig.started == [m.Commit(K, 1, 3)]
+    rig.settle(*rig.store(rig.started))
+    rig.now_ms = 20
+    assert [type(message) for message in sends(rig.step(m.Tick()))] == [m.SyncRequest]
+
+
 def test_a_syncing_replica_forgets_what_it_had_staged():
     table = _with_pending(b"x").table
     rig = Rig(1, chain(3, (2, S), (1, Y)), table=table)
