@@ -198,6 +198,35 @@ def test_appends_of_many_processes_on_the_mount_and_native_never_overlap(mount, 
         assert mine == sorted(mine)
 
 
+def test_appends_of_two_mounts_in_turns_follow_each_other(mount, cluster):
+    """Each write crosses borders of pages that its kernel has not read."""
+    path, other = mount / "log", cluster.mount("appender") / mount.name / "log"
+    lengths = [5000, 4096, 100_000, 1_000_000, 3]
+    path.write_bytes(b"")
+    expected = b""
+    with path.open("ab", buffering=0) as here, other.open("ab", buffering=0) as there:
+        for turn in range(40):
+            record = bytes([turn]) * lengths[turn % len(lengths)]
+            assert (there if turn % 3 else here).write(record) == len(record)
+            expected += record
+    assert path.read_bytes() == expected
+    assert other.read_bytes() == expected
+
+
+def test_what_was_appended_is_read_through_the_same_descriptor(mount, client):
+    path = mount / "log"
+    path.write_bytes(b"start")
+    with path.open("a+b", buffering=0) as file:
+        client.write(remote(mount, "log"), b"it was replaced")
+        file.write(b"mine")
+        file.seek(0)
+        assert file.read() == b"it was replacedmine"
+        file.seek(3)
+        file.write(b"again")
+        assert os.fstat(file.fileno()).st_size == 24
+    assert path.read_bytes() == b"it was replacedmineagain"
+
+
 def test_hard_links_share_one_file(mount, client):
     (mount / "a").write_bytes(b"one")
     os.link(mount / "a", mount / "b")

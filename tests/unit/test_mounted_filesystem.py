@@ -220,6 +220,17 @@ def test_read_ahead_does_not_hide_what_this_mount_writes(mount):
     mount.close(handle)
 
 
+def test_appends_pass_the_page_cache_by(mount):
+    """In it they would lie where the kernel believes the end is, and be cut at its pages."""
+    mount.put("f", b"one")
+    for access in (os.O_WRONLY, os.O_RDWR):
+        assert mount.open("f", access | os.O_APPEND).direct_io
+        assert not mount.open("f", access).direct_io
+    assert not mount.open("f", os.O_RDONLY | os.O_APPEND).direct_io
+    made = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+    assert mount.fs.create(ROOT_INODE, "g", 0o644, made, ROOT)[1].direct_io
+
+
 def test_appends_of_two_mounts_go_one_behind_the_other(mount, other):
     mount.put("f", b"")
     mine = mount.open("f", os.O_WRONLY | os.O_APPEND).handle
