@@ -1,0 +1,337 @@
+"""Processes of a cluster die or stop in the middle of work on a mount; every byte is compared."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from mounted import Death, Logs, verify_replicas
+from running_cluster import RunningCluster
+
+from fs3.client import mounts, processes
+from fs3.client.api import Client
+from fs3.client.cluster_directory import Shape
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.fuse,
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse"),
+]
+
+MIB = 1 << 20
+DAEMONS = ("metaserver", "node-1", "node-2", "node-3")
+
+
+def signal_daemon(cluster: RunningCluster, daemon: str, number: signal.Signals) -> None:
+    process = processes.living(cluster.dir / daemon / "pid")
+    assert process is not None, daemon
+    process.signal(number)
+
+
+def wait_until(condition: Callable[[], bool], workers: list[Future[None]], what: str) -> None:
+    """Until it holds; a worker that failed says why at once."""
+    pause = threading.Event()
+    for _ in range(2400):
+        if condition():
+            return
+        for worker in workers:
+            if worker.done():
+                worker.result()
+        pause.wait(0.05)
+    pytest.fail(f"it did not happen: {what}")
+
+
+class Model:
+    """A file to which random things are done, and what it must hold."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        self.path = path
+        self.content = bytearray()
+        self.steps = 0
+        self._rng = random.Random(seed)
+        path.touch()
+        self._file = os.open(path, os.O_RDWR)
+
+    def step(self) -> None:
+        """Something at random; every read is compared."""
+        rng, file = self._rng, self._file
+        offset, length = rng.randrange(2 * MIB), rng.choice([1, 4096, 60_000, MIB])
+        match rng.randrange(8):
+            case 0 | 1 | 2:
+                data = rng.randbytes(length)
+                assert os.pwrite(file, data, offset) == length
+                if offset > len(self.content):
+                    self.content.extend(bytes(offset - len(self.content)))
+                self.content[offset : offset + length] = data
+            case 3 | 4:
+                assert os.pread(file, length, offset) == self.content[offset : offset + length]
+            case 5:
+                os.ftruncate(file, offset)
+                self.content = self.content[:offset].ljust(offset, b"\0")
+            case 6:
+                os.fsync(file)
+            case 7:
+                os.close(file)
+                self._file = os.open(self.path, os.O_RDWR)
+                assert os.fstat(self._file).st_size == len(self.content)
+        self.steps += 1
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def test_random_work_is_right_while_every_storageserver_dies_in_turn(
+    cluster: RunningCluster, mount: Path
+):
+    models = [Model(mount / f"f{seed}", seed) for seed in range(3)]
+    stop = threading.Event()
+
+    def work(model: Model) -> None:
+        while not stop.is_set():
+            model.step()
+
+    def steps() -> int:
+        return min(model.steps for model in models)
+
+    with ThreadPoolExecutor(len(models)) as pool:
+        running = [pool.submit(work, model) for model in models]
+        try:
+            for node in (1, 2, 3):
+                start = steps()
+                with Death(cluster, node, at=start + 30, until=start + 70) as death:
+                    for goal in range(start, start + 75, 5):
+                        wait_until(lambda goal=goal: steps() >= goal, running, f"{goal} steps")
+                        death.reached(goal)
+        finally:
+            stop.set()
+        for worker in running:
+            worker.result()
+    client = cluster.client()
+    for model in models:
+        model.close()
+        assert model.path.read_bytes() == model.content
+        assert client.read(f"/{mount.name}/{model.path.name}") == model.content
+    verify_replicas(cluster)
+
+
+def test_what_was_closed_survives_the_death_of_every_process_at_once(
+    cluster: RunningCluster, mount: Path
+):
+    written: dict[str, bytes] = {}
+    stop = threading.Event()
+
+    def work(worker: int) -> None:
+        rng, number = random.Random(worker), 0
+        while not stop.is_set():
+            name, content = f"f{worker}-{number}", rng.randbytes(rng.randrange(2 * MIB))
+            (mount / name).write_bytes(content)
+            written[name] = content
+            number += 1
+
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(work, worker) for worker in range(2)]
+        try:
+            for _ in range(2):
+                before = len(written)
+                wait_until(lambda before=before: len(written) >= before + 10, running, "files")
+                for daemon in DAEMONS:
+                    signal_daemon(cluster, daemon, signal.SIGKILL)
+                cluster.wait_healthy(120)
+        finally:
+            stop.set()
+        for worker in running:
+            worker.result()
+    client = cluster.client()
+    for name, content in written.items():
+        assert (mount / name).read_bytes() == content, name
+        assert client.read(f"/{mount.name}/{name}") == content, name
+    verify_replicas(cluster)
+
+
+def test_the_last_replica_of_a_chain_keeps_everything(cluster: RunningCluster, mount: Path):
+    """Two die and stay away while one goes on alone; then that one dies, too, and returns first."""
+    written = {}
+
+    def write(name: str) -> None:
+        written[name] = os.urandom(MIB + 77)
+        with (mount / name).open("wb") as file:
+            file.write(written[name])
+            file.flush()
+            os.fsync(file.fileno())
+
+    write("with-three")
+    for node in (1, 3):
+        cluster.hold(node)
+        cluster.kill(node)
+        write(f"without-{node}")
+    (mount / "with-three").write_bytes(b"overwritten by the last")
+    written["with-three"] = b"overwritten by the last"
+    cluster.hold(2)
+    cluster.kill(2)
+    for node in (1, 3):  # they are behind: alone they must not serve
+        cluster.release(node)
+    pause = threading.Event()
+    for _ in range(600):
+        alive = {node.info.node for node in cluster.status().nodes if node.info.alive}
+        if alive == {1, 3}:
+            break
+        pause.wait(0.1)
+    else:
+        pytest.fail("the two did not return")
+    impatient = cluster.client(timeout_s=2.0)
+    with pytest.raises(OSError, match=r"NOT_SERVING|UNREACHABLE|STALE_CHAIN"):
+        impatient.read(f"/{mount.name}/with-three")
+    cluster.release(2)
+    cluster.wait_healthy(120)
+    assert {name: (mount / name).read_bytes() for name in written} == written
+    verify_replicas(cluster)
+
+
+def test_a_storageserver_that_was_stopped_serves_nothing_old(cluster: RunningCluster, mount: Path):
+    """SIGSTOP for longer than its lease; others write meanwhile; then it goes on."""
+    path, folder = mount / "f", f"/{mount.name}/f"
+    path.write_bytes(b"0" * MIB)
+    clients = [cluster.client() for _ in range(6)]
+    for victim in (1, 2, 3):
+        for client in clients:  # connections to every replica are open
+            client.read(folder)
+        before = cluster.status().routing_version
+        signal_daemon(cluster, f"node-{victim}", signal.SIGSTOP)
+        try:
+            new = bytes([victim]) * MIB
+            path.write_bytes(new)
+            wait_until(lambda before=before: cluster.status().routing_version > before, [], "death")
+        finally:
+            signal_daemon(cluster, f"node-{victim}", signal.SIGCONT)
+        for _ in range(5):
+            for client in clients:
+                assert client.read(folder) == new
+            assert path.read_bytes() == new
+        cluster.wait_healthy(120)
+    verify_replicas(cluster)
+
+
+WRITER = """
+import os, sys
+from fs3.client.api import connect
+kind, target, cluster = sys.argv[1:]
+if kind == "native":
+    file = connect(cluster).open_file(target, "wb")
+    write, sync = file.write, file.fsync
+else:
+    file = os.open(target, os.O_WRONLY | os.O_CREAT)
+    write, sync = lambda data: os.write(file, data), lambda: os.fsync(file)
+for number in range(1_000_000):
+    write(b"%07d\\n" % number * 5000)
+    if number % 10 == 9:
+        sync()
+        print(number + 1, flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["native", "mount"])
+def test_what_a_writer_that_is_killed_had_fsynced_is_there(
+    cluster: RunningCluster, mount: Path, kind: str
+):
+    target = str(mount / "f") if kind == "mount" else f"/{mount.name}/f"
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, kind, target, str(cluster.dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdout is not None
+        for line in writer.stdout:
+            if int(line) >= 100:
+                writer.kill()
+                break
+    synced = 100 * 5000 * 8
+    for found in ((mount / "f").read_bytes(), cluster.client().read(f"/{mount.name}/f")):
+        assert len(found) >= synced
+        assert found[:synced] == b"".join(b"%07d\n" % n * 5000 for n in range(100))
+        whole, rest = divmod(len(found) - synced, 5000 * 8)
+        expected = b"".join(b"%07d\n" % n * 5000 for n in range(100, 101 + whole))
+        assert found[synced:] == expected[: whole * 5000 * 8 + rest]
+
+
+def test_a_killed_mount_loses_nothing_that_was_closed_and_can_be_mounted_again(
+    make_cluster: Callable[..., RunningCluster],
+):
+    cluster = make_cluster(
+        Shape(nodes=3, targets_per_node=1), {"sessions": {"lease_ms": 2000, "prune_ms": 200}}
+    )
+    logs = Logs(cluster)
+    first, second = cluster.mount("first"), cluster.mount("second")
+    contents = {f"f{n}": os.urandom(n * 100_000) for n in range(10)}
+    for name, content in contents.items():
+        (first / name).write_bytes(content)
+    unfinished = os.open(first / "unfinished", os.O_CREAT | os.O_RDWR)
+    fsynced = os.urandom(2 * MIB)
+    os.write(unfinished, fsynced)
+    os.fsync(unfinished)
+    os.write(unfinished, os.urandom(2 * MIB))
+    orphan = os.open(first / "orphan", os.O_CREAT | os.O_RDWR)
+    os.write(orphan, fsynced)
+    os.fsync(orphan)
+    inode = os.fstat(orphan).st_ino
+    os.unlink(first / "orphan")
+    files = mounts.MountFiles(cluster.local.files.mounts, mounts.absolute(first))
+    process = processes.living(files.path("pid"))
+    assert process is not None
+    process.signal(signal.SIGKILL)
+    for descriptor in (unfinished, orphan):
+        with pytest.raises(OSError, match=r"not connected|abort"):
+            os.pread(descriptor, 1, 0)
+        os.close(descriptor)
+    assert {name: (second / name).read_bytes() for name in contents} == contents
+    assert (second / "unfinished").read_bytes()[: 2 * MIB] == fsynced
+    cluster.run("umount", str(first), "--force", check=True)
+    again = cluster.mount("first")
+    assert {name: (again / name).read_bytes() for name in contents} == contents
+    assert sorted(os.listdir(again)) == sorted([*contents, "unfinished"])
+    (again / "unfinished").write_bytes(b"finished")
+    assert (second / "unfinished").read_bytes() == b"finished"
+    with cluster.local.administration() as calls:
+        routing = calls.routing()
+        wait_until(
+            lambda: not any(list(calls.scan(routing, t, inode)) for t in routing.targets),
+            [],
+            "the chunks of the removed file that nobody has open any more are gone",
+        )
+    verify_replicas(cluster)
+    assert logs.unexpected() == []
+
+
+def test_a_client_that_dies_holds_no_names(cluster: RunningCluster, mount: Path, logs: Logs):
+    """Its removed files go, its locks go, what it made is whole."""
+    code = (
+        "import os, sys\n"
+        "from fs3.client.api import connect\n"
+        "client = connect(sys.argv[1])\n"
+        "client.mkdir(sys.argv[2] + '/d')\n"
+        "client.write(sys.argv[2] + '/d/f', b'x' * 3_000_000)\n"
+        "file = client.open_file(sys.argv[2] + '/d/g', 'wb')\n"
+        "file.write(b'y' * 100)\n"
+        "os._exit(9)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(cluster.dir), f"/{mount.name}"], check=False, timeout=60
+    )
+    assert ended.returncode == 9
+    assert (mount / "d/f").read_bytes() == b"x" * 3_000_000
+    assert (mount / "d/g").read_bytes() in (b"", b"y" * 100)
+    (mount / "d/g").write_bytes(b"again")
+    os.rename(mount / "d", mount / "e")
+    client: Client = cluster.client()
+    assert client.read(f"/{mount.name}/e/g") == b"again"
+    client.rmtree(f"/{mount.name}/e")
+    assert os.listdir(mount) == []
