@@ -103,8 +103,13 @@ class Metaserver:
             ),
         )
         gc_pause_s = settings.gc.retry_ms_max / 1000
+
+        def tick() -> None:
+            clients.awake()
+            self.manager.tick()
+
         self._duties = [
-            self._duty("manager", self.manager.tick, settings.manager.tick_ms, _TICK_PAUSE_S_MAX),
+            self._duty("manager", tick, settings.manager.tick_ms, _TICK_PAUSE_S_MAX),
             self._duty("gc", collector.round, settings.gc.interval_ms, gc_pause_s),
             self._duty("prune", pruner.round, settings.sessions.prune_ms, _BACKGROUND_PAUSE_S_MAX),
             self._duty("trim", truncations.resume, _RESUME_S * 1000, _BACKGROUND_PAUSE_S_MAX),

@@ -54,6 +54,8 @@ class Pruner:
         while True:
             for inode in self._engine.run(_written_files, client):
                 self._lengths.settle_as_written(inode)
+            if not self._clients.is_gone(client):
+                break  # it has spoken up while its chains were asked
             count = self._engine.run(prune_sessions, client, self._clock.wall_ns())
             ended += count
             if count < PRUNE_SESSIONS_MAX:

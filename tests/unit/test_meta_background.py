@@ -340,6 +340,34 @@ def test_client_whose_chains_are_down_waits_and_others_do_not(world):
     assert world.inode(first).length_bytes == CHUNK
 
 
+def test_client_that_speaks_up_while_its_files_are_measured_keeps_them(world):
+    world.create("f", client=7)
+    measured = world.control.written_length
+
+    def back_meanwhile(inode: Inode, wait_s: float) -> int:
+        world.clients.heard(7)
+        return measured(inode, wait_s)
+
+    world.control.written_length = back_meanwhile
+    world.clock.now_ms += LEASE_MS
+    assert world.pruner.round() == 0
+    world.control.written_length = measured
+    world.clock.now_ms += LEASE_MS
+    assert world.pruner.round() == 1
+
+
+def test_metaserver_that_was_stopped_itself_blames_no_client_for_its_silence(world):
+    world.create("f", client=7)
+    world.clients.heard(7)
+    world.clients.awake()
+    world.clock.now_ms += 2 * LEASE_MS  # SIGSTOP
+    assert world.pruner.round() == 0
+    for _ in range(4):
+        world.clock.now_ms += LEASE_MS // 4
+        world.clients.awake()
+    assert world.pruner.round() == 1
+
+
 def test_clients_that_are_gone_are_not_counted(world):
     world.clients.heard(1)
     world.clock.now_ms += LEASE_MS // 2
