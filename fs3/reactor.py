@@ -95,7 +95,10 @@ class Reactor:
         self._repeats[fd] = None
 
     def call_soon(self, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
-        """Call it in the loop's thread, in the order asked. Any thread may ask."""
+        """Call it in the loop's thread, in the order asked. Any thread may ask.
+
+        When the loop is closed nothing comes of it.
+        """
         self._soon.append((function, arguments))
         self._wake_up()
 
@@ -122,6 +125,7 @@ class Reactor:
 
     def close(self) -> None:
         """Give the loop's own descriptors back; those registered are their owners' to close."""
+        self._woken = True  # who calls late must not write to what has this number next
         self._epoll.close()
         os.close(self._wake)
 

@@ -57,6 +57,17 @@ def resolve(text: str, *, listen: bool = False, numeric: bool = False) -> list[S
     ]
 
 
+def open_socket(family: int) -> socket.socket:
+    """A TCP socket that does not block, tuned. Fs3Error UNREACHABLE if no descriptor is left."""
+    kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    try:
+        made = socket.socket(family, kind)
+    except OSError as error:
+        raise Fs3Error(Code.UNREACHABLE, f"no socket: {error.strerror}") from error
+    tune(made)
+    return made
+
+
 def tune(connection: socket.socket) -> None:
     """No delay for small frames; a peer that vanished is noticed within about half a minute."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -21,7 +21,7 @@ import time
 
 from fs3 import frames
 from fs3.errors import Code, Fs3Error
-from fs3.transport.address import resolve, tune
+from fs3.transport.address import open_socket, resolve
 
 _RECEIVE_BYTES = 64 << 10
 
@@ -164,11 +164,13 @@ def _connect(address: str, deadline_s: float) -> socket.socket:
             raise
         raise NotSent(error.detail) from error
     for family, target in candidates:
-        made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            made = open_socket(family)
+        except Fs3Error as error:
+            raise NotSent(f"{address}: {error.detail}") from error
         try:
             made.settimeout(_left(deadline_s))
             made.connect(target)
-            tune(made)
         except OSError as error:
             made.close()
             reason = f"{address}: {error}"

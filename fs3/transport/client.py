@@ -24,7 +24,7 @@ from typing import NamedTuple
 from fs3 import frames
 from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer, FrameKind
-from fs3.transport.address import SocketAddress, resolve, tune
+from fs3.transport.address import SocketAddress, open_socket, resolve
 from fs3.transport.output import Output, frame_buffers
 
 # What is read ahead of knowing where it belongs, and copied from here: small on purpose.
@@ -73,9 +73,7 @@ class DataConnection:
         self._socket = self._connect(self._candidates.pop(0))
 
     def _connect(self, candidate: SocketAddress) -> socket.socket:
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        made = socket.socket(candidate.family, kind)
-        tune(made)
+        made = open_socket(candidate.family)
         made.connect_ex(candidate.address)  # how it went is asked when it becomes writable
         return made
 

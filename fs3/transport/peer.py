@@ -18,7 +18,7 @@ from fs3.errors import Fs3Error
 from fs3.frames import Buffer, FrameKind, decode_error
 from fs3.log import get_logger
 from fs3.reactor import FAILED, WRITABLE, Reactor, Timer
-from fs3.transport.address import SocketAddress, resolve, tune
+from fs3.transport.address import SocketAddress, open_socket, resolve
 from fs3.transport.connection import Connection, Limits, Request
 
 _CONNECT_S = 3.0
@@ -119,10 +119,12 @@ class FramePeer:
             self._retry_later(reason)
             return
         family, address = self._candidates.pop(0)
-        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-        attempt = socket.socket(family, kind)
+        try:
+            attempt = open_socket(family)
+        except Fs3Error as error:
+            self._retry_later(error.detail)
+            return
         self._connecting = attempt
-        tune(attempt)
         attempt.connect_ex(address)  # how it went is asked when the socket becomes writable
         self._reactor.register(attempt.fileno(), WRITABLE, self._on_attempt, self._on_bug)
         self._timer = self._reactor.call_later(_CONNECT_S, self._on_attempt_late)

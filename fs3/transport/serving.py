@@ -18,6 +18,7 @@ from fs3.rpc import Handlers
 from fs3.transport.connection import Connection, OnFrame, Request
 
 _QUEUED_PER_WORKER = 64
+_GONE = Fs3Error(Code.CANCELLED, "the caller has gone")
 
 
 class FramePort(Protocol):
@@ -74,7 +75,9 @@ class HandlerThreads:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
             connection, request = job
-            self._reactor.call_soon(self._done, connection, request, self._outcome(request))
+            # Whoever has given up asks again: what was asked first must not come after that.
+            outcome = _GONE if connection.closed else self._outcome(request)
+            self._reactor.call_soon(self._done, connection, request, outcome)
 
     def _outcome(self, request: Request) -> bytes | Fs3Error:
         try:
