@@ -16,10 +16,10 @@ from storage_cluster import StorageCluster
 
 from fs3 import dataplane
 from fs3.core.chunks import UpdateKind
-from fs3.core.types import PublicState, chunk_id
-from fs3.errors import Code
+from fs3.core.types import ChainVersion, ChunkVersion, PublicState, chunk_id
+from fs3.errors import Code, Fs3Error
 from fs3.storageserver.chunkstore.files import Files
-from fs3.storageserver.chunkstore.interface import Piece
+from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
 from fs3.storageserver.settings import RepairSettings
 
 S, Y, OFF = PublicState.SERVING, PublicState.SYNCING, PublicState.OFFLINE
@@ -206,6 +206,63 @@ def test_a_resync_source_with_bad_bytes_repairs_them_first(three: StorageCluster
     assert three.nodes[2].uptodate.wait(20), "the resync never ended"
     three.set_chain((1, S), (2, S), (3, S))
     assert stored(three, 3, 5) == stored(three, 2, 5) == b"newer" + DATA[5:]
+
+
+def test_good_bytes_elsewhere_that_are_not_ours_take_the_target_out(three: StorageCluster) -> None:
+    three.write(5, DATA)
+
+    def rewrite() -> None:  # the same version with another content, as if it had been so for ever
+        other = DATA[::-1]
+        store = three.nodes[1].target.store
+        update = StageRequest(
+            chunk_id(7, 5),
+            UpdateKind.REPLACE,
+            ChunkVersion(1),
+            0,
+            len(other),
+            memoryview(other),
+            crc32c(other),
+        )
+        assert store.stage([update])[0].code is Code.OK
+        assert store.commit([Commit(chunk_id(7, 5), ChunkVersion(1), ChainVersion(1))])
+
+    three.call(rewrite)
+    damage(three, 2, 5, 20_000)
+    assert three.read([(5, 20_000, 10)], 2)[0][0]["code"] == Code.CORRUPT
+    wait_until(three, lambda: "cannot be repaired" in three.nodes[1].target.problem)
+    assert "has checksum" in three.nodes[1].target.problem
+    assert three.read([(5, 20_000, 10)], 1)[1] == [DATA[20_000:20_010]]
+
+
+def test_records_that_cannot_be_read_take_the_target_out_and_nothing_else(
+    three: StorageCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.write(5, DATA)
+    three.set_chain((1, S), (2, S), (3, OFF))
+    target = three.nodes[1].target
+
+    def fails(*_: object, **__: object) -> None:
+        raise Fs3Error(Code.DISK, "injected into the records")
+
+    monkeypatch.setattr(target.store, "scan", fails)
+    three.set_chain((1, S), (2, S), (3, Y))  # target 2 is to say what it has
+    wait_until(three, lambda: target.problem == "injected into the records")
+    three.set_chain((1, S), (2, OFF), (3, OFF))
+    assert three.write(5, b"on")[0]["code"] == Code.OK
+
+
+def test_a_disk_that_is_gone_takes_the_target_out_when_its_space_is_asked_for(
+    three: StorageCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = three.nodes[1].target
+
+    def gone(_: Path) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(Files, "space", lambda _, path: gone(path))
+    assert three.call(target.usage) == (0, 0, 0, 0)
+    wait_until(three, lambda: "the disk is gone" in target.problem)
+    assert three.nodes[0].target.problem == ""
 
 
 class FailingReads(Files):
