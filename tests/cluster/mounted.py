@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import re
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from running_cluster import RunningCluster
 
 WORKLOAD_S = 300.0  # for one program on a loaded machine; a hang, not slowness, is a failure
 _POLL_S = 0.05
+_MIB = 1 << 20
 _UNEXPECTED = re.compile(
     r"callback_failed|handler_failed|Traceback|target_failed|chunk_corrupt|read_corrupt|"
     r"write_failed|accusation_failed|thread_died|fuse_\w+_(failed|malformed|unreadable|refused)|"
@@ -119,6 +121,44 @@ def tree(top: Path, *, times: bool = True) -> dict[str, tuple[object, ...]]:
             mtime_ns = status.st_mtime_ns if times else 0
             found[str(path.relative_to(top))] = (oct(status.st_mode), mtime_ns, content)
     return found
+
+
+class Twins:
+    """One file on the mount and one on a local disk, to which the same is done."""
+
+    def __init__(self, mounted: Path, local: Path) -> None:
+        self.paths = (mounted, local)
+        for path in self.paths:
+            path.touch()
+        self._open()
+
+    def _open(self) -> None:
+        self.files = [os.open(path, os.O_RDWR) for path in self.paths]
+
+    def close(self) -> None:
+        for file in self.files:
+            os.close(file)
+
+    def both(self, action: Callable[[int], object]) -> None:
+        mounted, local = (action(file) for file in self.files)
+        assert mounted == local
+
+    def step(self, rng: random.Random) -> None:
+        """Something at random."""
+        offset, length = rng.randrange(3 * _MIB), rng.choice([1, 100, 4096, 70_000, _MIB])
+        match rng.randrange(8):
+            case 0 | 1 | 2:
+                data = rng.randbytes(length)
+                self.both(lambda file: os.pwrite(file, data, offset))
+            case 3 | 4:
+                self.both(lambda file: os.pread(file, length, offset))
+            case 5:
+                self.both(lambda file: os.ftruncate(file, offset))
+            case 6:
+                self.both(lambda file: os.fstat(file).st_size)
+            case 7:
+                self.close()
+                self._open()
 
 
 class Logs:

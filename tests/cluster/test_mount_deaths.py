@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from mounted import Death, Logs, verify_replicas
+from mounted import Death, Logs, Twins, verify_replicas
 from running_cluster import RunningCluster
 
 from fs3.client import mounts, processes
@@ -51,76 +52,40 @@ def wait_until(condition: Callable[[], bool], workers: list[Future[None]], what:
     pytest.fail(f"it did not happen: {what}")
 
 
-class Model:
-    """A file to which random things are done, and what it must hold."""
-
-    def __init__(self, path: Path, seed: int) -> None:
-        self.path = path
-        self.content = bytearray()
-        self.steps = 0
-        self._rng = random.Random(seed)
-        path.touch()
-        self._file = os.open(path, os.O_RDWR)
-
-    def step(self) -> None:
-        """Something at random; every read is compared."""
-        rng, file = self._rng, self._file
-        offset, length = rng.randrange(2 * MIB), rng.choice([1, 4096, 60_000, MIB])
-        match rng.randrange(8):
-            case 0 | 1 | 2:
-                data = rng.randbytes(length)
-                assert os.pwrite(file, data, offset) == length
-                if offset > len(self.content):
-                    self.content.extend(bytes(offset - len(self.content)))
-                self.content[offset : offset + length] = data
-            case 3 | 4:
-                assert os.pread(file, length, offset) == self.content[offset : offset + length]
-            case 5:
-                os.ftruncate(file, offset)
-                self.content = self.content[:offset].ljust(offset, b"\0")
-            case 6:
-                os.fsync(file)
-            case 7:
-                os.close(file)
-                self._file = os.open(self.path, os.O_RDWR)
-                assert os.fstat(self._file).st_size == len(self.content)
-        self.steps += 1
-
-    def close(self) -> None:
-        os.close(self._file)
-
-
 def test_random_work_is_right_while_every_storageserver_dies_in_turn(
-    cluster: RunningCluster, mount: Path
+    cluster: RunningCluster, mount: Path, tmp_path: Path
 ):
-    models = [Model(mount / f"f{seed}", seed) for seed in range(3)]
-    stop = threading.Event()
+    names = [f"f{seed}" for seed in range(3)]
+    twins = [Twins(mount / name, tmp_path / name) for name in names]
+    done, stop = [0] * len(twins), threading.Event()
 
-    def work(model: Model) -> None:
+    def work(worker: int) -> None:
+        rng = random.Random(worker)
         while not stop.is_set():
-            model.step()
+            twins[worker].step(rng)
+            if done[worker] % 10 == 9:
+                os.fsync(twins[worker].files[0])
+            done[worker] += 1
 
-    def steps() -> int:
-        return min(model.steps for model in models)
-
-    with ThreadPoolExecutor(len(models)) as pool:
-        running = [pool.submit(work, model) for model in models]
+    with ThreadPoolExecutor(len(twins)) as pool:
+        running = [pool.submit(work, worker) for worker in range(len(twins))]
         try:
             for node in (1, 2, 3):
-                start = steps()
+                start = min(done)
                 with Death(cluster, node, at=start + 30, until=start + 70) as death:
                     for goal in range(start, start + 75, 5):
-                        wait_until(lambda goal=goal: steps() >= goal, running, f"{goal} steps")
+                        wait_until(lambda goal=goal: min(done) >= goal, running, f"{goal} steps")
                         death.reached(goal)
         finally:
             stop.set()
         for worker in running:
             worker.result()
     client = cluster.client()
-    for model in models:
-        model.close()
-        assert model.path.read_bytes() == model.content
-        assert client.read(f"/{mount.name}/{model.path.name}") == model.content
+    for name, twin in zip(names, twins, strict=True):
+        twin.close()
+        expected = (tmp_path / name).read_bytes()
+        assert (mount / name).read_bytes() == expected
+        assert client.read(f"/{mount.name}/{name}") == expected
     verify_replicas(cluster)
 
 
@@ -221,6 +186,55 @@ def test_a_storageserver_that_was_stopped_serves_nothing_old(cluster: RunningClu
     verify_replicas(cluster)
 
 
+def test_what_is_removed_or_cut_while_a_node_is_away_does_not_come_back(
+    cluster: RunningCluster, mount: Path
+):
+    """Removed, cut, replaced and written again: the node returns with what it had before."""
+    inodes = {}
+    for name in ("removed", "cut", "emptied", "replaced"):
+        (mount / name).write_bytes(os.urandom(3 * MIB))
+        inodes[name] = (mount / name).stat().st_ino
+    new = os.urandom(2 * MIB)
+    with Death(cluster, 2, at=0, until=1) as death:
+        death.reached(0)
+        (mount / "removed").unlink()
+        os.truncate(mount / "cut", 1000)
+        os.truncate(mount / "cut", 3 * MIB)
+        os.truncate(mount / "emptied", 0)
+        (mount / "new").write_bytes(new)
+        os.rename(mount / "new", mount / "replaced")
+        before = (mount / "cut").read_bytes()
+        assert before[1000:] == bytes(3 * MIB - 1000)
+        with cluster.local.administration() as calls:
+            routing = calls.routing()
+            alive = [t for t, info in routing.targets.items() if info.node != 2]
+            wait_until(
+                lambda: not any(list(calls.scan(routing, t, inodes["removed"])) for t in alive),
+                [],
+                "the removed file's chunks are gone where they can be",
+            )
+        death.reached(1)
+    for victim in (1, 3):  # the one that was away must answer alone as the others did
+        cluster.hold(victim)
+        cluster.kill(victim)
+    assert (mount / "cut").read_bytes() == before
+    assert (mount / "emptied").read_bytes() == b""
+    assert (mount / "replaced").read_bytes() == new
+    assert sorted(os.listdir(mount)) == ["cut", "emptied", "replaced"]
+    for victim in (1, 3):
+        cluster.release(victim)
+    cluster.wait_healthy(120)
+    with cluster.local.administration() as calls:
+        routing = calls.routing()
+        gone = (inodes["removed"], inodes["replaced"])
+        wait_until(
+            lambda: not any(list(calls.scan(routing, t, i)) for t in routing.targets for i in gone),
+            [],
+            "no replica holds a chunk of a removed file",
+        )
+    verify_replicas(cluster)
+
+
 WRITER = """
 import os, sys
 from fs3.client.api import connect
@@ -291,7 +305,8 @@ def test_a_killed_mount_loses_nothing_that_was_closed_and_can_be_mounted_again(
     for descriptor in (unfinished, orphan):
         with pytest.raises(OSError, match=r"not connected|abort"):
             os.pread(descriptor, 1, 0)
-        os.close(descriptor)
+        with contextlib.suppress(OSError):  # it says so again
+            os.close(descriptor)
     assert {name: (second / name).read_bytes() for name in contents} == contents
     assert (second / "unfinished").read_bytes()[: 2 * MIB] == fsynced
     cluster.run("umount", str(first), "--force", check=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from subprocess import Popen
 
 import pytest
-from mounted import WORKLOAD_S, run
+from mounted import WORKLOAD_S, Twins, run
 from running_cluster import RunningCluster
 
 from fs3.client.api import Client
@@ -409,44 +409,6 @@ def test_times_and_modes_are_kept_and_seen_by_the_native_client(mount, client):
         assert found.st_mtime_ns == 1_555_555_555_666_777_888
         assert found.st_atime_ns == 1_111_111_111_222_333_444
         assert stat.S_IMODE(found.st_mode) == 0o4751
-
-
-class Twins:
-    """One file on the mount and one on a local disk, to which the same is done."""
-
-    def __init__(self, mounted: Path, local: Path) -> None:
-        self.paths = (mounted, local)
-        for path in self.paths:
-            path.touch()
-        self._open()
-
-    def _open(self) -> None:
-        self.files = [os.open(path, os.O_RDWR) for path in self.paths]
-
-    def close(self) -> None:
-        for file in self.files:
-            os.close(file)
-
-    def both(self, action: Callable[[int], object]) -> None:
-        mounted, local = (action(file) for file in self.files)
-        assert mounted == local
-
-    def step(self, rng: random.Random) -> None:
-        """Something at random."""
-        offset, length = rng.randrange(3 * CHUNK), rng.choice([1, 100, 4096, 70_000, CHUNK])
-        match rng.randrange(8):
-            case 0 | 1 | 2:
-                data = rng.randbytes(length)
-                self.both(lambda file: os.pwrite(file, data, offset))
-            case 3 | 4:
-                self.both(lambda file: os.pread(file, length, offset))
-            case 5:
-                self.both(lambda file: os.ftruncate(file, offset))
-            case 6:
-                self.both(lambda file: os.fstat(file).st_size)
-            case 7:
-                self.close()
-                self._open()
 
 
 @pytest.mark.long

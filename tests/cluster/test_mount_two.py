@@ -175,6 +175,41 @@ def test_sizes_and_times_are_seen_by_stat_within_their_timeout(mount, second_mou
         assert within(NAMES_S, lambda turn=turn: there.stat().st_mode & 0o777 == 0o600 + turn)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("piece", [10, 1000, 5000, 100_000])
+def test_writers_of_different_parts_of_one_file_do_not_disturb_each_other(
+    cluster, mount, second_mount, piece
+):
+    """Two mounts and a native client write every third piece each, all at once."""
+    total = min(900 * piece, 9 * CHUNK) // 3 * 3
+    client, name = cluster.client(), "shared"
+    (mount / name).write_bytes(bytes(total))
+    content = random.Random(piece).randbytes(total)
+    opened = [
+        (mount / name).open("r+b", buffering=0),
+        (second_mount / mount.name / name).open("r+b", buffering=0),
+        client.open_file(f"/{mount.name}/{name}", "r+b"),
+    ]
+
+    def work(turn: int) -> None:
+        offsets = list(range(turn * piece, total, 3 * piece))
+        random.Random(turn).shuffle(offsets)
+        with opened[turn] as file:
+            for offset in offsets:
+                file.seek(offset)
+                part = content[offset : offset + piece]
+                assert file.write(part) == len(part)
+
+    threads = [threading.Thread(target=work, args=(turn,)) for turn in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (mount / name).read_bytes() == content
+    assert (second_mount / mount.name / name).read_bytes() == content
+    assert client.read(f"/{mount.name}/{name}") == content
+
+
 def test_many_files_made_at_once_on_both_sides_are_all_there(mount, second_mount):
     there = second_mount / mount.name
     expected = {f"{side}-{n}" for side in "ab" for n in range(150)}
