@@ -34,6 +34,7 @@ SEEDS = 1000
 
 # mutant: a seed that finds it
 FOUND_BY: dict[str, int] = {
+    "successor_to_the_tail_shows_the_old": 28,
     "resync_without_channels": 44,
     "lease_without_a_version": 28,
     "forward_meets_a_copy": 6,
@@ -44,7 +45,6 @@ FOUND_BY: dict[str, int] = {
     "resync_trusts_what_is_on_its_way": 5,
     "sync_is_ignored": 0,
     "up_to_date_before_the_flush": 65,
-    "no_welcome": 295,
     "retries_are_new": 0,
     "any_chain_version": 10,
     "commit_before_the_ack": 0,
@@ -69,12 +69,13 @@ _SLOW_ANSWERS = {
     "limits": Limits(query_ms=5000, resend_ms=50),
 }
 _NEVER_HEARD = {"cuts": 0.5, "pauses": 0.5, "deaf": 0.9, "fresh": 0.0, "push": 0.0, "lease_ms": 600}
+_SLOW_COMMITS = {"disk_ms_max": 400, "fresh": 1.0, "push": 1.0, "delay_max_ms": 5, "reads": 0.7}
 FOCUS: dict[str, dict[str, Any]] = {
     "acks_by_version": {**_BAD_WIRE, **_BUSY, "odd_updates": 0.5},
     "forward_meets_a_copy": {**_CRASHES, **_BUSY, "chunks": 4, "delay_max_ms": 30},
     "late_readers_share_the_answer": {**_SLOW_ANSWERS, **_BUSY, "replicas": 3},
     "lease_without_a_version": {**_BAD_WIRE, **_BUSY, **_NEVER_HEARD, "replicas": 3},
-    "no_welcome": {**_CRASHES, **_BUSY, **_BAD_WIRE, "deaf": 0.6, "fresh": 0.3},
+    "successor_to_the_tail_shows_the_old": {**_CRASHES, **_BUSY, **_SLOW_COMMITS},
     "refusals_are_forgotten": {**_BAD_WIRE, **_BUSY, "full_disks": 0.5, "replicas": 3},
     "resync_compares_versions": {**_CRASHES, **_BUSY, "odd_updates": 0.5},
     "resync_trusts_what_is_on_its_way": {**_CRASHES, **_BUSY, "drop": 0.1},
@@ -194,18 +195,6 @@ def late_readers_share_the_answer() -> Patches:
 
     real = DirtyReads.read
     return [(DirtyReads, "read", read)]
-
-
-def no_welcome() -> Patches:
-    """A new tail serves at once."""
-    real = Replica.step
-
-    def step(self: Replica, event: Any, now_ms: int) -> Any:
-        effects = real(self, event, now_ms)
-        self._joined = True
-        return effects
-
-    return [(Replica, "step", step)]
 
 
 def successor_to_the_tail_shows_the_old() -> Patches:
@@ -345,7 +334,6 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
         dirty_read,
         old_read,
         late_readers_share_the_answer,
-        no_welcome,
         successor_to_the_tail_shows_the_old,
         acks_by_version,
         forwards_are_forgotten,
