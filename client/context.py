@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from fs3.core.request import Limits
@@ -270,11 +270,15 @@ def _after_fork_in_child() -> None:
         context.after_fork()
 
 
-@atexit.register
-def _close_all() -> None:
-    for context in list(_contexts):
-        context.metadata.retry_s = min(context.metadata.retry_s, _EXIT_RETRY_S)
-        context.close()
+def close_all(contexts: Iterable[ClientContext]) -> None:
+    """At the end of a process: each, whatever becomes of the others; raises a failure."""
+    with contextlib.ExitStack() as stack:
+        for context in contexts:
+            context.metadata.retry_s = min(context.metadata.retry_s, _EXIT_RETRY_S)
+            stack.callback(context.close)
+
+
+atexit.register(lambda: close_all(list(_contexts)))
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -2,7 +2,7 @@
 
 Nothing is pushed to a client: a storageserver that is asked with an old chain version says so, and
 the batch that was told asks for a refresh. Of many threads that are told at once, one asks the
-metaserver; the others wait for what it brings (single flight).
+metaserver; the others wait for what it brings, if only an error (single flight).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class RoutingCache:
         """Forget everything, and ask ``manager`` from now on (after a fork)."""
         self._manager = manager
         self._asking = threading.Lock()  # held by the one thread that asks
+        self._refreshed_s = 0.0  # when the last attempt ended, well or not
         self._routing = Routing()
 
     def get(self, wait_s: float = 0.0) -> Routing:
@@ -60,12 +61,14 @@ class RoutingCache:
 
         A metaserver that is away does not fail a batch: chains that still stand serve on.
         """
+        began_s = time.monotonic()
         with self._asking:
-            if self._routing is stale:
+            if self._routing is stale and self._refreshed_s < began_s:
                 try:
                     self._fetch()
                 except Fs3Error as error:
                     _log.info("routing_refresh_failed", error=str(error))
+                self._refreshed_s = time.monotonic()
         return self._routing
 
     def _fetch(self) -> None:

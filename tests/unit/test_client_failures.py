@@ -11,7 +11,9 @@ from kernel_calls import ROOT, Mount
 
 from fs3 import dataplane
 from fs3.client import open_inodes, open_table
+from fs3.client.context import close_all
 from fs3.client.filesystem_interface import FallocateFlags
+from fs3.client.routing import RoutingCache
 from fs3.core.types import chunk_id
 from fs3.errors import Code, Fs3Error
 from fs3.metaserver import keys, namespace
@@ -302,3 +304,62 @@ def test_an_append_does_not_land_where_a_cut_is_still_removing(cluster):
     file.close()
     assert client.stat("/f").st_ino == inode
     assert client.read("/f") == b"appended"
+
+
+# Many at once.
+
+
+def test_a_metaserver_that_does_not_answer_holds_up_all_threads_only_once():
+    answers, waiting = [], []
+    go_on = threading.Event()
+
+    class Stuck:
+        def get_routing(self, request, timeout_s):
+            answers.append(None)
+            assert go_on.wait(10)
+            raise Fs3Error(Code.MAYBE_APPLIED, "no answer in time")
+
+    cache = RoutingCache(Stuck())
+    old = cache._routing
+
+    class Counted:
+        """A lock that tells who comes."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            waiting.append(None)
+            self._lock.acquire()
+
+        def __exit__(self, *_error: object) -> None:
+            self._lock.release()
+
+    cache._asking = Counted()
+
+    def refresh() -> None:
+        assert cache.refresh(old) is old
+
+    threads = [threading.Thread(target=refresh) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(waiting) == 8)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(answers) == 1
+    cache.refresh(old)
+    assert len(answers) == 2
+
+
+def test_at_the_end_of_a_process_one_client_that_fails_does_not_keep_another_from_writing(cluster):
+    failing, good = cluster.client(), cluster.client()
+    files = [client.open_file(f"/{i}", "wb") for i, client in enumerate((failing, good))]
+    files[0].write(b"lost")
+    refuse(cluster, Code.NO_SPACE)
+    files[0].handle.opened.settle()
+    refuse(cluster)
+    files[1].write(b"kept")
+    with pytest.raises(Fs3Error, match="NO_SPACE"):
+        close_all([failing.context, good.context])
+    assert cluster.client().read("/1") == b"kept"
