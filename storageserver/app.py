@@ -18,7 +18,7 @@ from fs3.buffers import BufferPool
 from fs3.clock import Clock, SystemClock
 from fs3.core import messages as m
 from fs3.core.replica import Limits
-from fs3.core.types import ChainId, ChainVersion, TargetId
+from fs3.core.types import Chain, ChainId, ChainVersion, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.log import configure_logging, get_logger
 from fs3.proto import cluster_pb2, storage_pb2
@@ -57,7 +57,9 @@ class StorageServer:
         self.reactor = Reactor()
         self._pool = BufferPool(settings.buffer_bytes)
         self._neighbours = Neighbours(self.reactor, settings.cluster_id, self._on_neighbour_up)
-        self._opened = {TargetId(said.id): open_target(said) for said in settings.targets}
+        self._opened = {
+            TargetId(said.id): open_target(said, settings.cluster_id) for said in settings.targets
+        }
         self._targets = self._make_targets()
         self._routing = Routing()
         self._server = FrameServer(
@@ -105,6 +107,7 @@ class StorageServer:
                 surroundings=self,
                 cluster_id=self._settings.cluster_id,
                 repair=self._settings.repair,
+                identity=opened.identity,
             )
             for target, opened in self._opened.items()
         }
@@ -197,14 +200,18 @@ class StorageServer:
 
     def _on_routing(self, routing: Routing) -> None:
         self._routing = routing
+        chain_of: dict[TargetId, Chain] = {}
         mine: dict[ChainId, Target] = {}
         wanted: set[TargetId] = set()
-        for target_id, target in self._targets.items():
+        for target_id in self._targets:
             info = routing.targets.get(target_id)
             chain = routing.chains.get(info.chain) if info is not None else None
-            if chain is not None:
-                mine[chain.chain] = target
+            if chain is not None and chain.replica(target_id) is not None:
+                chain_of[target_id] = chain
                 wanted |= {r.target for r in chain.replicas if r.target != target_id}
+                # Of two, one of which takes the other's place, the one nearer to the head.
+                here = [r.target for r in chain.replicas if r.target in self._targets]
+                mine[chain.chain] = self._targets[here[0]]
         address_of = {
             t: routing.nodes[info.node].data_address
             for t, info in routing.targets.items()
@@ -213,10 +220,8 @@ class StorageServer:
         self._neighbours.route(address_of, wanted)
         self._data.set_chains(mine)
         self._control.set_chains(mine)
-        by_target = {target.target: chain for chain, target in mine.items()}
         for target_id, target in self._targets.items():
-            number = by_target.get(target_id)
-            target.on_chain(routing.chains[number] if number is not None else None)
+            target.on_chain(chain_of.get(target_id))
 
     def _on_neighbour_up(self, there: frozenset[TargetId]) -> None:
         for target in self._targets.values():
@@ -302,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings, check = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure_logging(settings.log_level, file=settings.log_file)
         if check:
-            return 0 if check_targets(settings.targets, print) else 1
+            return 0 if check_targets(settings.targets, settings.cluster_id, print) else 1
         server = StorageServer(settings, SystemClock())
     except Fs3Error as error:
         print(f"fs3-storageserver: {error.detail}", file=sys.stderr)

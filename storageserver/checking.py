@@ -21,16 +21,19 @@ from .settings import TargetSettings
 _PAGE_CHUNKS = 256
 
 
-def check_targets(targets: Sequence[TargetSettings], say: Callable[[str], None]) -> bool:
+def check_targets(
+    targets: Sequence[TargetSettings], cluster_id: str, say: Callable[[str], None]
+) -> bool:
     """Whether all is well; says so target by target, and every problem on a line of its own.
 
-    Raises Fs3Error BUSY if another process has one of them.
+    Raises Fs3Error BUSY if another process has one of them, WRONG_CLUSTER or INVALID if one is
+    another target's directory.
     """
     with ExitStack() as stack:
         opened: list[tuple[TargetSettings, Opened | None]] = []
         for said in targets:
             there = _has_store(said)
-            found = open_target(said) if there else None
+            found = open_target(said, cluster_id) if there else None
             if found is not None:
                 stack.callback(found.close)
                 stack.callback(found.store.close)

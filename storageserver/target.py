@@ -47,11 +47,13 @@ from .chunkstore.interface import (
     StageRequest,
     Usage,
 )
+from .identity import Identity
 from .jobs import BufferOwner, Payload, ReadJob
 from .repair import Held, Repairs
 from .settings import RepairSettings
 from .surroundings import Report, Surroundings
 from .syncs import Syncs
+from .tenancy import Tenancy
 
 _log = get_logger(__name__)
 _EARLY_MAX = 256  # messages kept for a core that is about to be built
@@ -73,6 +75,7 @@ class Target:
         surroundings: Surroundings,
         cluster_id: str,
         repair: RepairSettings,
+        identity: Identity | None,
     ) -> None:
         self.target = target
         self.store = store
@@ -91,6 +94,7 @@ class Target:
         self._syncs: Syncs[tuple[Replica, m.Staged | m.Flushed]] = Syncs(
             target, store, reactor, self._synced, self.fail
         )
+        self._tenancy = Tenancy(target, identity, store, reactor, self._emptied, self.fail)
         self.repairs = Repairs(self, repair, reactor=reactor, clock=clock, cluster_id=cluster_id)
 
     # --- membership ------------------------------------------------------------------------------
@@ -98,7 +102,7 @@ class Target:
     @property
     def report(self) -> Report:
         """What to tell the manager now."""
-        if self.problem or self._closed:
+        if self.problem or self._closed or not self._tenancy.ready:
             state = LocalState.OFFLINE
         else:
             state = LocalState.ONLINE if self.core is None else self.core.local_state
@@ -108,7 +112,7 @@ class Target:
             target=self.target,
             state=state,
             chain_version=chain.version if chain is not None else ChainVersion(0),
-            problem=self.problem or self.repairs.complaint,
+            problem=self.problem or self._tenancy.complaint or self.repairs.complaint,
             sync_done=done,
             sync_total=total,
         )
@@ -118,8 +122,7 @@ class Target:
         before = self.report.state
         self.chain = chain
         if self.core is not None:
-            assert chain is not None, f"target {self.target} serves, but routing has no chain of it"
-            if self._must_restart(self.core, chain):
+            if chain is None or self._must_restart(self.core, chain):
                 self._stop_core()
             else:
                 self.feed([m.ChainChanged(chain)])
@@ -130,36 +133,33 @@ class Target:
             self._around.state_changed()
 
     def _must_restart(self, core: Replica, chain: Chain) -> bool:
-        """It is to sync and was not just before: it was taken out without hearing of it."""
-        if chain.version <= core.chain.version:
-            return False
+        """It was taken out without hearing of it: it is elsewhere, or is to sync once more."""
+        if chain.chain != core.chain.chain:
+            return True
         place = chain.replica(self.target)
-        if place is None or place.state is not PublicState.SYNCING:
-            return False
-        went_on = core.place.state is PublicState.SYNCING
-        return not went_on or chain.version != core.chain.version + 1
+        to_sync = place is not None and place.state is PublicState.SYNCING
+        next_version = chain.version == core.chain.version + 1
+        went_on = core.place.state is PublicState.SYNCING and next_version
+        return chain.version > core.chain.version and to_sync and not went_on
 
     def _consider(self) -> None:
         """No core: is it time for one?"""
         place = self.chain.replica(self.target) if self.chain is not None else None
         state = place.state if place is not None else None
-        if self.problem:
+        self._closed = self._closed and state in (*_WRITABLE, PublicState.WAITING)
+        if self.problem or self._closed:
             return
-        if self._closed:
-            self._closed = state in (*_WRITABLE, PublicState.WAITING)
-            if self._closed:
-                return
-        if self.chain is not None and state in _WRITABLE:
+        may_take_part = self._tenancy.enter(self.chain)
+        if may_take_part and self.chain is not None and state is not None and state in _WRITABLE:
             self._build_core(self.chain, state)
 
-    def _build_core(self, chain: Chain, state: PublicState | None) -> None:
-        _log.info(
-            "replica_started",
-            target=self.target,
-            chain=chain.chain,
-            chain_version=chain.version,
-            state=state.name if state else None,
-        )
+    def _emptied(self) -> None:
+        self._consider()
+        self._around.state_changed()
+
+    def _build_core(self, chain: Chain, state: PublicState) -> None:
+        what = {"chain": chain.chain, "chain_version": chain.version}
+        _log.info("replica_started", target=self.target, **what, state=state.name)
         self.core = Replica(self.target, chain, self.store, self._limits)
         early, self._early = self._early, []
         try:
@@ -412,12 +412,11 @@ class Target:
     def _send(self, message: m.Message) -> None:
         payload: Payload | None = None
         if isinstance(message, m.Forward):
-            if message.data is None and message.kind is UpdateKind.REPLACE and message.length:
+            payload = message.data
+            if payload is None and message.kind is UpdateKind.REPLACE and message.length:
                 payload = self._content(message)
                 if payload is None:
                     return
-            else:
-                payload = message.data
         self._around.send(message, payload)
 
     def _content(self, message: m.Forward) -> Payload | None:

@@ -38,6 +38,7 @@ from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
 from fs3.storageserver.chunkstore.files import FileLayer, Files
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 from fs3.storageserver.dataserver import DataServer
+from fs3.storageserver.identity import Identity
 from fs3.storageserver.neighbours import Neighbours
 from fs3.storageserver.settings import RepairSettings
 from fs3.storageserver.target import Target
@@ -63,7 +64,10 @@ class Node:
         self.neighbours = Neighbours(reactor, CLUSTER, self._on_up)
         self.accused: list[tuple[TargetId, str]] = []
         self.uptodate = threading.Event()  # a resync of this target has ended
-        store = DiskChunkStore(files, directory / f"target-{number}", ChunkStoreSettings())
+        root = directory / f"target-{number}"
+        root.mkdir(exist_ok=True)
+        identity = Identity(root, CLUSTER, self.target_id)
+        store = DiskChunkStore(files, root, ChunkStoreSettings())
         self.target = Target(
             self.target_id,
             store,
@@ -74,6 +78,7 @@ class Node:
             surroundings=self,
             cluster_id=CLUSTER,
             repair=repair,
+            identity=identity,
         )
         self.server = FrameServer(reactor, CLUSTER, pool=self.pool)
         self.data = DataServer(self.server, {self.target_id: self.target}, self.pool)
@@ -158,11 +163,13 @@ class StorageCluster:
         self.reactor.call_soon(run)
         return future.result(20)
 
-    def set_chain(self, *states: tuple[int, PublicState], lease_ms: int = 60_000) -> Chain:
+    def set_chain(
+        self, *states: tuple[int, PublicState], lease_ms: int = 60_000, number: ChainId = CHAIN
+    ) -> Chain:
         """A new version of the chain: (target, state) from head to tail; everybody hears of it."""
         self.version += 1
         replicas = tuple(Replica(TargetId(t), NodeId(t), state) for t, state in states)
-        chain = Chain(CHAIN, ChainVersion(self.version), replicas)
+        chain = Chain(number, ChainVersion(self.version), replicas)
 
         def tell() -> None:
             address_of = {node.target_id: node.server.address for node in self.nodes}

@@ -48,7 +48,7 @@ def said(tmp_path: Path) -> TargetSettings:
     """A target with chunks, closed."""
     made = TargetSettings(id=7, path=tmp_path / "target")
     for _ in range(2):  # the second opening puts the records into a table file
-        opened = open_target(made)
+        opened = open_target(made, "default")
         if not opened.store.usage().chunks:
             fill(opened.store)
         opened.store.close()
@@ -96,7 +96,7 @@ def test_a_damaged_store_is_lost_with_a_reason_and_never_empty(
     said: TargetSettings, damage: Callable[[Path], None]
 ) -> None:
     damage(said.path)
-    opened = open_target(said)
+    opened = open_target(said, "default")
     assert opened.store.failed is not None
     assert "does not open" in opened.store.failed
     (found,) = opened.store.read([Piece(A, 0, 10)], [memoryview(bytearray(10))])
@@ -109,19 +109,19 @@ def test_a_damaged_store_is_lost_with_a_reason_and_never_empty(
 
 def test_a_directory_that_cannot_be_made_is_a_lost_store(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    opened = open_target(TargetSettings(id=7, path=tmp_path / "file" / "target"))
+    opened = open_target(TargetSettings(id=7, path=tmp_path / "file" / "target"), "default")
     assert "Not a directory" in (opened.store.failed or "")
     opened.close()
 
 
 def test_a_second_process_is_refused_and_told_who_has_it(said: TargetSettings) -> None:
-    opened = open_target(said)
+    opened = open_target(said, "default")
     with pytest.raises(Fs3Error, match=f"in use by process {os.getpid()}") as caught:
-        open_target(said)
+        open_target(said, "default")
     assert caught.value.code is Code.BUSY
     opened.store.close()
     opened.close()
-    again = open_target(said)
+    again = open_target(said, "default")
     assert again.store.usage().chunks == 5
     again.store.close()
     again.close()
