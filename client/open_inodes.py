@@ -51,8 +51,14 @@ class OpenInode:
     """One inode, for all its handles. Any thread may call."""
 
     def __init__(
-        self, inode: Inode, metadata: Metadata, data: DataClient, buffers: ChunkBuffers
+        self,
+        inode: Inode,
+        metadata: Metadata,
+        data: DataClient,
+        buffers: ChunkBuffers,
+        unsynced: set[int],
     ) -> None:
+        """``unsynced``: chunks that handles left which are closed by now."""
         self._metadata = metadata
         self._data = data
         self._buffers = buffers
@@ -62,20 +68,20 @@ class OpenInode:
         # stands when somebody else made one.
         self.known_version = -1
         self._inode = inode  # as the metaserver said last
-        self._facts = threading.Lock()  # guards the two; never held for long, unlike the next
+        # The newest truncate version that is known to be trimmed: what is written now comes behind
+        # that cut. Of a newer one that is merely heard of, chunks may still be on their way out.
+        self._trimmed_version = 0
+        self._untold: dict[int, Fs3Error | None] = {}  # by session: what its handle is not told yet
+        self._facts = threading.Lock()  # guards these four; never held for long, unlike the next
         self._lock = threading.RLock()  # guards all below
         self._gathered: dict[int, _Gathered] = {}
         self._gathered_bytes = 0
         self._gathered_since_s = 0.0
-        self._unsynced: set[int] = set()  # chunks that were sent, and may be lost in a power cut
+        self._unsynced = unsynced  # chunks that were sent, and may be lost in a power cut
         self._unsettled = False  # written to since the metaserver was told
         self._written_end = 0  # of the bytes written since then
         self._written_version = 0  # the truncate version when the first of them was written
-        # The newest truncate version that is known to be trimmed: what is written now comes behind
-        # that cut. Of a newer one that is merely heard of, chunks may still be on their way out.
-        self._trimmed_version = 0
         self._mtime_ns = 0
-        self._untold: dict[int, Fs3Error | None] = {}  # by session: what its handle is not told yet
 
     def forget_writes(self, buffers: ChunkBuffers) -> None:
         """In a forked child: what was gathered is the parent's to send."""
@@ -90,17 +96,20 @@ class OpenInode:
 
     # -- handles ---------------------------------------------------------------------------------
 
-    def attach(self, session: int, unsynced: set[int]) -> None:
-        """One more handle; ``unsynced``: chunks that earlier ones left."""
-        with self._lock:
+    def attach(self, session: int) -> None:
+        """One more handle."""
+        with self._facts:
             self._untold[session] = None
-            self._unsynced |= unsynced
 
-    def detach(self, session: int) -> set[int]:
-        """The handle is gone; the chunks that it or another has left unsynced."""
-        with self._lock:
+    def detach(self, session: int) -> None:
+        """A handle is gone."""
+        with self._facts:
             self._untold.pop(session, None)
-            return self._unsynced
+
+    @property
+    def unsynced(self) -> set[int]:
+        """Chunks that may be lost in a power cut."""
+        return set(self._unsynced)
 
     def failure(self, session: int) -> Fs3Error | None:
         """What :meth:`tell` would raise."""
@@ -108,15 +117,17 @@ class OpenInode:
 
     def tell(self, session: int) -> None:
         """Raise what a handle has not been told yet."""
-        with self._lock:
+        with self._facts:
             error = self._untold.get(session)
             if error is not None:
                 self._untold[session] = None
-                raise error
+        if error is not None:
+            raise error
 
     def _lost(self, error: Fs3Error) -> None:
-        for session, untold in self._untold.items():
-            self._untold[session] = untold or error
+        with self._facts:
+            for session, untold in self._untold.items():
+                self._untold[session] = untold or error
 
     # -- what it looks like ----------------------------------------------------------------------
 
@@ -361,7 +372,7 @@ class OpenInode:
         """For handles that nobody will close: settle, and raise what one of them is not told."""
         with self._lock:
             self.settle()
-            for session in self._untold:
+            for session in list(self._untold):
                 self.tell(session)
 
     @property

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fs3.core.types import InodeId
+from fs3.errors import Fs3Error
 from fs3.types import Inode
 
 from .chunk_buffers import ChunkBuffers
@@ -36,23 +37,23 @@ class OpenInodes:
         with self._lock:
             found = self._table.get(inode.inode)
             if found is None:
-                found = OpenInode(inode, self._metadata, self._data, self.buffers)
+                unsynced = self._left.pop(inode.inode)
+                found = OpenInode(inode, self._metadata, self._data, self.buffers, unsynced)
                 self._table[inode.inode] = found
             found.handles += 1
-            unsynced = self._left.pop(inode.inode)
-        found.attach(session, unsynced)
+        found.attach(session)
         found.learn(inode, trimmed=writer)  # a writer's open waits for trims
         return found
 
     def release(self, opened: OpenInode, session: int) -> None:
         """A handle is gone. Everything it wrote has been settled."""
-        unsynced = opened.detach(session)
+        opened.detach(session)
         with self._lock:
             opened.handles -= 1
             if not opened.handles:
                 inode = opened.view()
                 del self._table[inode.inode]
-                self._left.put(inode.inode, inode.layout, unsynced)
+                self._left.put(inode.inode, inode.layout, opened.unsynced)
 
     def find(self, inode: InodeId) -> OpenInode | None:
         """The shared state, if the inode is open here."""
@@ -69,8 +70,14 @@ class OpenInodes:
 
     def upkeep(self, now_s: float) -> None:
         """Send what is old, sync what is much; what cannot be synced now is tried again."""
+        failure: Fs3Error | None = None
         for opened in self:
-            opened.upkeep(now_s)
+            try:
+                opened.upkeep(now_s)
+            except Fs3Error as error:
+                failure = error
+        if failure is not None:
+            raise failure
         while self._left.count > CLIENT_UNSYNCED_CHUNKS:
             with self._lock:
                 oldest = self._left.oldest(_SYNC_CHUNKS)

@@ -239,6 +239,25 @@ def test_chunks_to_be_synced_are_remembered_up_to_a_limit_then_synced(cluster, m
         assert synced_everywhere(cluster, file.inode().inode, 1)
 
 
+def test_a_file_that_cannot_be_synced_does_not_keep_others_from_being_sent(cluster, monkeypatch):
+    monkeypatch.setattr(open_inodes, "FILE_UNSYNCED_CHUNKS", 0)
+    client = cluster.client()
+    stuck, other = client.open_file("/stuck", "wb"), client.open_file("/other", "wb")
+    stuck.write(b"x")
+    stuck.flush()
+
+    def refuse_all(_items):
+        raise Fs3Error(Code.NOT_SERVING, "by order")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.context.data, "sync_chunks", refuse_all)
+        other.write(b"y")
+        before = cluster.requests(dataplane.WRITE_BATCH)
+        wait_until(lambda: cluster.requests(dataplane.WRITE_BATCH) > before)
+    stuck.close()
+    other.close()
+
+
 # Lengths.
 
 
