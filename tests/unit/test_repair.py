@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fs3 import dataplane
 from fs3.core.chunks import UpdateKind
 from fs3.core.types import ChainVersion, ChunkVersion, PublicState, chunk_id
 from fs3.errors import Code, Fs3Error
+from fs3.storageserver import repair
 from fs3.storageserver.chunkstore.files import Files
 from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
 from fs3.storageserver.settings import RepairSettings
@@ -136,6 +138,37 @@ def test_writes_to_a_chunk_under_repair_lose_nothing(three: StorageCluster) -> N
     assert stored(three, 1, 5) == stored(three, 3, 5) == expected
 
 
+def test_an_update_of_a_chunk_that_is_being_brought_waits_for_it(
+    three: StorageCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three.write(5, DATA)
+    three.write(6, DATA)
+    damage(three, 2, 5, 20_000)
+    asked, may_go_on = threading.Event(), threading.Event()
+    fetch = repair.fetch_chunk
+
+    def slow_fetch(*arguments: Any) -> Any:
+        asked.set()
+        assert may_go_on.wait(20)
+        return fetch(*arguments)
+
+    monkeypatch.setattr(repair, "fetch_chunk", slow_fetch)
+    three.read([(5, 20_000, 10)], 2)
+    assert asked.wait(20)
+    results: list[int] = []
+    write = threading.Thread(target=lambda: results.append(three.write(5, b"new")[0]["code"]))
+    write.start()
+    cases = three.nodes[1].target.repairs._cases
+    wait_until(three, lambda: len(cases[chunk_id(7, 5)].held) == 1)
+    assert three.write(6, b"beside")[0]["code"] == Code.OK  # other chunks do not wait
+    assert results == []
+    may_go_on.set()
+    write.join()
+    assert results == [Code.OK]
+    assert three.call(lambda: three.nodes[1].target.repairs.repaired) == 1
+    assert stored(three, 2, 5) == b"new" + DATA[3:]
+
+
 def test_data_that_came_bad_is_refused_at_once_and_blames_no_disk(three: StorageCluster) -> None:
     three.write(5, DATA)
     result, _ = three.write(5, b"abc", crc=1)
@@ -164,8 +197,9 @@ def test_a_chunk_that_no_replica_has_good_is_reported_and_others_are_served(
 
 
 def test_a_single_replica_with_bad_bytes_goes_on_and_is_repaired_when_another_returns(
-    three: StorageCluster,
+    three: StorageCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(repair, "_PAUSE_S_MIN", 30.0)
     three.write(5, DATA)
     three.set_chain((1, S), (2, OFF), (3, OFF))
     damage(three, 1, 5, 20_000)
@@ -173,7 +207,7 @@ def test_a_single_replica_with_bad_bytes_goes_on_and_is_repaired_when_another_re
     repairs = three.nodes[0].target.repairs
     wait_until(three, lambda: "no other replica serves" in repairs.complaint)
     assert three.nodes[0].target.problem == ""
-    three.set_chain((1, S), (2, S), (3, OFF))
+    three.set_chain((1, S), (2, S), (3, OFF))  # and is not left to wait for its next turn
     wait_until(three, lambda: repairs.repaired == 1)
     assert repairs.complaint == ""
 
