@@ -3,7 +3,8 @@
 Two upkeep threads, started with the first open file, work in the background only: nothing that a
 caller waits for passes through them. One keeps the client's sessions alive and ends those of
 handles that are closed, many in one call. The other sends gathered writes that have waited long
-enough; it may have to wait for storageservers, and must not hold up the first.
+enough, and tells what a close could not; it may have to wait for storageservers, and must not hold
+up the first.
 
 A fork leaves the child with handles that work, under a new client id, without connections and
 without what the parent had gathered; sessions opened before the fork remain the parent's.
@@ -86,8 +87,9 @@ class ClientContext:
         _contexts.add(self)
 
     def _start_over(self) -> None:
-        self._closings: list[Closing] = []
-        self._lock = threading.Lock()  # guards _closings and _upkeep
+        self._closings: list[Closing] = []  # that need nothing but the metaserver
+        self._settlings: list[Closing] = []  # that may wait for storageservers too
+        self._lock = threading.Lock()  # guards these and _upkeep
         self._extend_at_s = 0.0
         self._sessions: dict[int, InodeId] = {}  # that are open, and this client's
         self._upkeep: tuple[threading.Thread, ...] = ()
@@ -160,7 +162,7 @@ class ClientContext:
             self._flush_all(handles)
         finally:
             with self._lock:
-                self._closings += untold  # the upkeep will tell it
+                self._settlings += untold  # the upkeep will tell it
             for handle in handles:
                 self.files.release(handle.opened, handle.session)
 
@@ -193,6 +195,18 @@ class ClientContext:
             with self._lock:
                 self._closings += untold  # or files would be kept as long as this client lives
 
+    def _send_settlings(self, *, repeat: bool = True) -> None:
+        """One by one, each in its turn: one that cannot be told must not keep the others."""
+        for _ in range(len(self._settlings)):
+            with self._lock:
+                closing = self._settlings.pop(0)
+            try:
+                self.metadata.close([closing], repeat=repeat)
+            except BaseException:
+                with self._lock:
+                    self._settlings.append(closing)
+                raise
+
     # -- upkeep ----------------------------------------------------------------------------------
 
     def _start_upkeep(self) -> None:
@@ -221,7 +235,10 @@ class ClientContext:
         self._send_closings(repeat=False)
 
     def _keep_files(self) -> None:
-        self.files.upkeep(time.monotonic())
+        try:
+            self._send_settlings(repeat=False)
+        finally:
+            self.files.upkeep(time.monotonic())
 
     def close(self) -> None:
         """Send everything, end all sessions, close all connections; idempotent.
@@ -239,6 +256,7 @@ class ClientContext:
             stack.callback(self._channel.close)
             stack.callback(self.data.close_thread)
             stack.callback(self._send_closings)
+            stack.callback(self._send_settlings)
             left = [Closing(inode, session) for session, inode in self._sessions.items()]
             self._closings += left
             for opened in self.files:

@@ -72,6 +72,31 @@ def test_the_length_that_a_close_could_not_tell_is_told_later(cluster):
     wait_until(lambda: other.read("/f") == b"hello")
 
 
+def test_a_length_that_cannot_be_told_keeps_no_other_file_from_being_closed(cluster, monkeypatch):
+    client = cluster.client()
+    client.context.metadata.retry_s = 0.0
+    client.write("/read", b"x")
+    stuck, reader = client.open_file("/stuck", "wb"), client.open_file("/read")
+    inodes = stuck.inode().inode, reader.inode().inode
+    close = client.context.metadata.close
+
+    def no_length(closings, **options):
+        if any(closing.wrote for closing in closings):
+            raise Fs3Error(Code.MAYBE_APPLIED, "its chains are down")
+        return close(closings, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(client.context.metadata, "close", no_length)
+        stuck.write(b"x")
+        with pytest.raises(Fs3Error, match="chains are down"):
+            stuck.close()
+        reader.close()
+        wait_until(lambda: sessions(cluster, inodes[1]) == 0)
+        assert sessions(cluster, inodes[0]) == 1
+    wait_until(lambda: sessions(cluster, inodes[0]) == 0)
+    assert cluster.client().read("/stuck") == b"x"
+
+
 def test_unmounting_goes_on_behind_a_file_that_cannot_be_written(cluster):
     mount, other = Mount(cluster), Mount(cluster)
     handles = [mount.create(name)[1] for name in ("f", "g", "h")]
