@@ -18,10 +18,11 @@ from fs3.core.types import (
     chunk_id,
     chunk_owner,
 )
+from fs3.jobs import JobKind, JobProgress
 from fs3.proto import cluster_pb2, storage_pb2
 from fs3.routing import NodeInfo, Routing
 from fs3.rpc import FrameChannel, Stub
-from fs3.wire import decode_update
+from fs3.wire import decode_chain, decode_progress, decode_update
 
 _SCAN_PAGE = 4096
 _MANAGER = cluster_pb2.DESCRIPTOR.services_by_name["ClusterManager"]
@@ -160,6 +161,38 @@ class Administration:
         """Make chains of the targets that are in none; does nothing if there are none."""
         request = cluster_pb2.CreateChainsRequest(replicas=replicas, table=table)
         self._manager.create_chains(request)
+
+    # -- orders (fs3/jobs.py says which there are) ---------------------------------------------
+
+    def start_job(
+        self, kind: JobKind, *, node: int = 0, chain: int = 0, old: int = 0, new: int = 0
+    ) -> JobProgress:
+        """Order something that takes a while; returns once the order is durable."""
+        request = cluster_pb2.StartJobRequest(
+            kind=kind, node=node, chain=chain, old_target=old, new_target=new
+        )
+        return decode_progress(self._manager.start_job(request))
+
+    def cancel_job(self, number: int) -> JobProgress:
+        """Undo what the job has begun, or let it end if it was about to."""
+        return decode_progress(self._manager.cancel_job(cluster_pb2.CancelJobRequest(job=number)))
+
+    def jobs(self) -> list[JobProgress]:
+        """Every job that is kept, the oldest first."""
+        reply = self._manager.list_jobs(cluster_pb2.ListJobsRequest())
+        return [decode_progress(job) for job in reply.jobs]
+
+    def set_preferred(self, chain: int, targets: Sequence[int]) -> Chain:
+        """The order that a rotation works towards; no targets: none."""
+        request = cluster_pb2.SetPreferredOrderRequest(chain=chain, targets=targets)
+        return decode_chain(self._manager.set_preferred_order(request))
+
+    def give_up_last(self, chain: int, *, force: bool) -> Chain:
+        """No longer wait for the target that served the chain last. Loses data."""
+        request = cluster_pb2.GiveUpLastRequest(chain=chain, force=force)
+        return decode_chain(self._manager.give_up_last(request))
+
+    # -- how it is ---------------------------------------------------------------------------------
 
     def status(self) -> ClusterStatus:
         """What routing and the last heartbeats say."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from fs3.core.chain import add_replica, out_of_place, remove_replica
-from fs3.core.types import Chain, ChainId, PublicState, Replica, TargetId
+from fs3.core.types import Chain, ChainId, LocalState, PublicState, Replica, TargetId
 from fs3.jobs import Job, JobKind, JobState, Move
 from fs3.routing import Routing
 
@@ -179,8 +179,7 @@ class Work:
                 return False
             if new.state is not PublicState.SERVING:
                 self._release(job, move.old)
-                if new.state in _AWAY:
-                    self._wait(job.number, _is(chain, new))
+                self._wait_for(job, chain, new)
                 return False
         old = chain.replica(move.old)
         return old is None or self._take_out(job, move, chain, old)
@@ -217,8 +216,7 @@ class Work:
             return False
         away = next((r for r in chain.replicas if r.state is not PublicState.SERVING), None)
         if away is not None:
-            if away.state in (*_AWAY, PublicState.LASTSRV):
-                self._wait(job.number, _is(chain, away))
+            self._wait_for(job, chain, away)
             return False
         target = out_of_place(chain) if job.state is JobState.RUNNING else None
         if target is None:
@@ -237,6 +235,15 @@ class Work:
         """Leave it in peace, unless somebody else wants it out, too."""
         if self.held.get(target) == mark(job.number):
             del self.held[target]
+
+    def _wait_for(self, job: Job, chain: Chain, replica: Replica) -> None:
+        """Say so if ``replica`` is not on its way back by itself."""
+        report = self._view.report(replica.target)
+        alive = self.routing.nodes[replica.node].alive
+        if not alive or report is None or report.local_state is LocalState.OFFLINE:
+            state = replica.state.name
+            what = f"target {replica.target} of chain {chain.chain} is {state}"
+            self._wait(job.number, what)
 
     def _wait(self, number: int, why: str) -> None:
         self.waits_for.setdefault(number, why)
@@ -283,7 +290,3 @@ def no_replacement(chain: Chain) -> str:
         f"no target may take a place in chain {chain.chain}: one that is open, in no chain, large"
         " enough, and on another host than the replicas that stay, is needed"
     )
-
-
-def _is(chain: Chain, replica: Replica) -> str:
-    return f"target {replica.target} of chain {chain.chain} is {replica.state.name}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fs3.client.local_cluster import LocalCluster
 
 node_app = typer.Typer(
-    help="Stop, start or kill one storageserver of a local cluster.",
+    help="Drain a storageserver of any cluster; stop, start or kill one of a local cluster.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
 
 def render(status: ClusterStatus) -> RenderableType:
     """Nodes, targets, chains, capacity, verdict."""
-    tables = _nodes(status), _targets(status), _chains(status)
+    tables = _nodes(status), _targets(status), chains(status)
     return Group(*(part for table in tables for part in (table, Text())), _summary(status))
 
 
@@ -99,12 +99,16 @@ def _remarks(target: TargetStatus) -> Text:
     return Text("")
 
 
-def _chains(status: ClusterStatus) -> Table:
+def chains(status: ClusterStatus, preferred: bool = False) -> Table:
+    """Every chain; with the order that it is meant to be in, if asked for."""
     table = new_table("Chains")
     for name in ("chain", "version", "replicas (target@node), head first"):
         table.add_column(name)
+    if preferred:
+        table.add_column("preferred order")
     for chain in status.chains:
-        table.add_row(str(chain.chain), str(chain.version), _replicas(chain))
+        order = [" -> ".join(map(str, chain.preferred)) or "-"] if preferred else []
+        table.add_row(str(chain.chain), str(chain.version), _replicas(chain), *order)
     return table
 
 
@@ -116,8 +120,9 @@ def _replicas(chain: Chain) -> Text:
 def _capacity(status: ClusterStatus) -> tuple[int, int]:
     """Capacity and use as files see them: raw bytes divided by the number of replicas."""
     replicas = max((len(chain.replicas) for chain in status.chains), default=1)
-    capacity = sum(t.capacity_bytes for t in status.targets)
-    used = sum(t.used_bytes for t in status.targets)
+    in_chains = [target for target in status.targets if target.chain]
+    capacity = sum(t.capacity_bytes for t in in_chains)
+    used = sum(t.used_bytes for t in in_chains)
     return capacity // replicas, used // replicas
 
 
