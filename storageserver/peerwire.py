@@ -259,5 +259,4 @@ def _rows(
 
 
 def _meta(row: Sequence[Any]) -> ChunkMeta:
-    *numbers, removed = row
-    return ChunkMeta(*numbers, pending_removed=bool(removed))
+    return ChunkMeta._make((*row[:-1], bool(row[-1])))
