@@ -15,7 +15,7 @@ def known_result(write: Write, table: ChunkTable) -> Reply | None:
     tag = write.tag
     known = None if tag is None else table.channel(tag.client, tag.channel)
     if tag is not None and known is not None:
-        if known.sequence == tag.sequence and not _dropped(known, write, table):
+        if known.sequence == tag.sequence and not _dropped(known, write):
             result = (known.version, known.length, known.checksum, "")
             return Reply(write.request, Code.OK, *result)
         if known.sequence > tag.sequence:
@@ -23,22 +23,18 @@ def known_result(write: Write, table: ChunkTable) -> Reply | None:
             return Reply(write.request, Code.STALE_UPDATE, _V0, 0, 0, detail)
     meta = table.meta(write.chunk)
     absent = meta is None or not meta.version
-    nothing = write.kind is UpdateKind.REMOVE or (
-        write.kind is UpdateKind.EXTEND and write.length == 0
-    )
+    if write.kind is UpdateKind.REMOVE:
+        # With a tag it leaves its record: a copy of it that comes late must find it done, and not
+        # remove what has been made since.
+        nothing = tag is None
+    else:
+        nothing = write.kind is UpdateKind.EXTEND and write.length == 0
     return Reply(write.request, Code.OK, _V0, 0, 0, "") if absent and nothing else None
 
 
-def _dropped(known: ChannelRecord, write: Write, table: ChunkTable) -> bool:
+def _dropped(known: ChannelRecord, write: Write) -> bool:
     """The record is that of a pending version, and nobody works on it: it was refused.
 
     The store has not come to dropping it yet.
     """
-    meta = table.meta(known.chunk)
-    if known.chunk != write.chunk or meta is None:
-        return False
-    return (known.version, known.length, known.checksum) == (
-        meta.pending_version,
-        meta.pending_length,
-        meta.pending_checksum,
-    )
+    return known.pending and known.chunk == write.chunk

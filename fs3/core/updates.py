@@ -189,11 +189,18 @@ class Updates:
     def _has(self, message: m.Forward, meta: ChunkMeta) -> bool:
         """Whether what a Forward brings is committed here, since an earlier chain version."""
         if message.kind is UpdateKind.REMOVE:
-            return not meta.version
+            return not meta.version and self._has_removed(message)
         if self.place.state is PublicState.SERVING:
             return meta.version == message.version
         stored = (meta.version, meta.length, meta.checksum)
         return stored == (message.version, message.length, message.checksum)
+
+    def _has_removed(self, message: m.Forward) -> bool:
+        """The chunk is not here; is its removal's record? Version 1 removes what never was."""
+        if message.tag is None or message.version > 1:
+            return True
+        known = self.table.channel(message.tag.client, message.tag.channel)
+        return known is not None and known.sequence >= message.tag.sequence
 
     def _ack(
         self,

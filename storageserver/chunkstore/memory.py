@@ -89,7 +89,8 @@ class MemoryChunkStore:
             if _safe(entry, older):
                 continue
             if random.random() < 0.3:
-                channels = _without(channels, chunk, older)
+                if entry.committed.version != (older.committed.version if older else 0):
+                    channels = _without(channels, chunk, older)
                 entries.pop(chunk)
                 if older is not None and older.committed.version:
                     entries[chunk] = older._replace(pending=None, pending_content=b"")

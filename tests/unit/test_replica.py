@@ -156,6 +156,23 @@ def test_a_retry_goes_to_the_update_that_a_new_head_took_over():
     assert replies(rig.settle(ack(route(3, 2, 2), 1, 1, b"x"))) == [("b", Code.OK)]
 
 
+def test_a_late_copy_of_a_removal_that_had_nothing_to_do_removes_nothing():
+    """Two tries are on their way; between them another client makes the chunk."""
+    rig = Rig(1, chain(1, (1, S)))
+    remove = write("r", kind=UpdateKind.REMOVE, tag=TAG)
+    assert replies(rig.settle(remove)) == [("r", Code.OK)]
+    rig.settle(write("w", b"new"))
+    assert replies(rig.settle(remove)) == [("r", Code.OK)]
+    assert rig.content() == b"new"
+
+
+def test_a_removal_that_has_nothing_to_do_leaves_its_record_at_every_replica():
+    rig = Rig(3, ABC)
+    first = forward(route(2, 3), 1, 1, b"", kind=UpdateKind.REMOVE, tag=TAG)
+    assert [a.code for a in sends(rig.settle(first))] == [Code.OK]
+    assert rig.table.channel(9, 1).sequence == 5
+
+
 def test_a_retry_of_a_refused_update_is_tried_anew_even_before_the_store_dropped_it():
     rig = Rig(1, ABC)
     rig.settle(write("a", b"x", tag=TAG))
