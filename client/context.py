@@ -254,7 +254,8 @@ class ClientContext:
                 thread.join()
         with contextlib.ExitStack() as stack:
             stack.callback(self._channel.close)
-            stack.callback(self.data.close_thread)
+            stack.callback(self.metadata.disconnect)
+            stack.callback(self.data.close)
             stack.callback(self._send_closings)
             stack.callback(self._send_settlings)
             left = [Closing(inode, session) for session, inode in self._sessions.items()]

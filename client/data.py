@@ -208,9 +208,9 @@ class DataClient:
         self._load_lock = threading.Lock()
         self._load: dict[NodeId, int] = {}  # bytes outstanding, of all threads
 
-    def close_thread(self) -> None:
-        """Close the connections of the calling thread."""
-        self._links().close()
+    def close(self) -> None:
+        """Let go of every thread's connections; each closes when a call that uses it has ended."""
+        self._local = threading.local()
 
     # -- reads -----------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ class Links:
         self._cluster_id = cluster_id
         self._connections: dict[str, DataConnection] = {}
         self._requests: dict[int, Request] = {}
+        self._place = _placer(self._requests)
         self._numbers = itertools.count(1)
         self._late: list[Completion] = []  # of connections that have been replaced
 
@@ -110,6 +111,12 @@ class Links:
             self._connections[address] = connection
         return connection
 
-    def _place(self, number: int, head: bytes) -> Sequence[memoryview] | None:
-        request = self._requests.get(number)
+
+def _placer(requests: dict[int, Request]) -> Callable[[int, bytes], Sequence[memoryview] | None]:
+    """Not a method of Links: in a cycle, connections would outlive their thread until collected."""
+
+    def place(number: int, head: bytes) -> Sequence[memoryview] | None:
+        request = requests.get(number)
         return None if request is None else request.place(head)
+
+    return place

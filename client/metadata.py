@@ -75,6 +75,11 @@ class Metadata:
         self.retry_s = retry_s
         self.who = who
 
+    def disconnect(self) -> None:
+        """Let go of the connections for pipelined calls."""
+        if self._pipeline is not None:
+            self._pipeline.close()
+
     def replace_stub(self, stub: Stub) -> None:
         """Call as another client from now on (after a fork)."""
         self._stub = stub

@@ -32,6 +32,10 @@ class Pipeline:
         """In the child: the parent's connections are the parent's."""
         self._local = threading.local()
 
+    def close(self) -> None:
+        """Let go of every thread's connection; each closes when a call that uses it has ended."""
+        self._local = threading.local()
+
     def exchange(
         self, method: Method, requests: Sequence[Message], timeout_s: float
     ) -> list[Message | Fs3Error]:
