@@ -272,6 +272,17 @@ def test_the_only_serving_target_is_never_taken_out(four: Jobs) -> None:
     assert four.states() == "11:SERVING 41:SERVING 31:OFFLINE"
 
 
+def test_a_target_about_to_leave_stays_when_all_others_die(four: Jobs) -> None:
+    job = four.orders.remove(TargetId(11))
+    assert four.manager.state.held == {11: "job 1"}
+    four.pass_ms(10_000, 2, 3)
+    assert four.states() == "11:SERVING 21:OFFLINE 31:OFFLINE"
+    assert four.manager.state.held == {}
+    assert four.orders.progress(1).waits_for == "nobody but target 11 serves chain 1"
+    assert four.work(job).job.state is JobState.DONE
+    assert four.states() == "21:SERVING 31:SERVING"
+
+
 def test_giving_up_the_last_that_served_needs_force(four: Jobs) -> None:
     four.pass_ms(5000, 1, 2, 3)
     assert four.states() == "11:LASTSRV 21:OFFLINE 31:OFFLINE"

@@ -11,6 +11,7 @@ from fs3 import wire
 from fs3.core.layout import Layout
 from fs3.core.types import Chain, PublicState, Replica
 from fs3.errors import Code, Fs3Error
+from fs3.jobs import Job, JobKind, JobProgress, JobState, Move
 from fs3.proto import cluster_pb2, common_pb2, metadata_pb2
 from fs3.routing import ChainTable, NodeInfo, Routing, TargetInfo
 from fs3.types import (
@@ -231,3 +232,47 @@ def test_a_change_to_what_cannot_be_is_refused():
 def test_a_routing_update_with_a_bad_record_is_refused(update):
     with pytest.raises(Fs3Error, match="is not allowed"):
         wire.decode_update(cluster_pb2.RoutingUpdate(version=1, **update))
+
+
+JOBS = st.builds(
+    Job,
+    number=ID32,
+    kind=st.sampled_from(list(JobKind)),
+    subject=U32,
+    started_ns=U64,
+    state=st.sampled_from(list(JobState)),
+    moves=st.lists(st.builds(Move, chain=ID32, old=U32, new=U32), max_size=4).map(tuple),
+    moves_done=U32,
+    bytes_done=U64,
+)
+
+
+@given(
+    st.builds(
+        JobProgress,
+        job=JOBS,
+        moves_total=U32,
+        bytes_done=U64,
+        bytes_total=U64,
+        remaining_ms=st.none() | U64,
+        waits_for=st.text(max_size=20),
+    )
+)
+def test_jobs_and_their_progress_survive(progress: JobProgress) -> None:
+    sent = wire.encode_progress(progress).SerializeToString()
+    assert wire.decode_progress(cluster_pb2.JobProgress.FromString(sent)) == progress
+
+
+@pytest.mark.parametrize(
+    ("message", "why"),
+    [
+        (cluster_pb2.Job(job=0, kind=1, state=1), "job id 0 is not allowed"),
+        (cluster_pb2.Job(job=3, kind=9, state=1), "kind of job 3 9 is not allowed"),
+        (cluster_pb2.Job(job=3, kind=1, state=9), "state of job 3 9 is not allowed"),
+        (cluster_pb2.Job(job=3, kind=1, state=1, moves=[cluster_pb2.Move()]), "chain id 0"),
+    ],
+)
+def test_a_job_that_makes_no_sense_is_refused(message: cluster_pb2.Job, why: str) -> None:
+    with pytest.raises(Fs3Error, match=why) as error:
+        wire.decode_job(message)
+    assert error.value.code is Code.INVALID
