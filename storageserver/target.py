@@ -122,7 +122,7 @@ class Target:
         before = self.report.state
         self.chain = chain
         if self.core is not None:
-            if chain is None or self._must_restart(self.core, chain):
+            if chain is None or chain.chain != self.core.chain.chain:
                 self._stop_core()
             else:
                 self.feed([m.ChainChanged(chain)])
@@ -131,16 +131,6 @@ class Target:
         self.repairs.kick()
         if self.report.state is not before:
             self._around.state_changed()
-
-    def _must_restart(self, core: Replica, chain: Chain) -> bool:
-        """It was taken out without hearing of it: it is elsewhere, or is to sync once more."""
-        if chain.chain != core.chain.chain:
-            return True
-        place = chain.replica(self.target)
-        to_sync = place is not None and place.state is PublicState.SYNCING
-        next_version = chain.version == core.chain.version + 1
-        went_on = core.place.state is PublicState.SYNCING and next_version
-        return chain.version > core.chain.version and to_sync and not went_on
 
     def _consider(self) -> None:
         """No core: is it time for one?"""
