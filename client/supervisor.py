@@ -92,7 +92,10 @@ class Daemon:
         """Start it if it should run and does not. Returns when to look again, at the latest."""
         if self._running is not None and not self._running.is_alive():
             self._running = None
-            self._backoff.ended(now_s)
+            if self._held():
+                self._backoff.forget()  # it was stopped by order, however soon after its start
+            else:
+                self._backoff.ended(now_s)
             _log.warning("daemon_ended", daemon=self.name, how=self._how_it_ended())
             (self._directory / FAILURES_FILE).write_text(f"{self._backoff.failures}\n")
         if self._running is None:

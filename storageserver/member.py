@@ -145,6 +145,8 @@ class Member:
         )
         sent_ms = self._clock.monotonic_ms()
         reply: pb.HeartbeatReply = self._stub.heartbeat(request)
+        if reply.routing_version > self._routing.version:
+            self.refresh()  # the stream brings it, too, unless it hangs on a metaserver that died
         until_ms = sent_ms + reply.lease_ms
         for lease in reply.leases:
             self._reactor.call_soon(
