@@ -307,10 +307,14 @@ class Batch:
         return chain is not None and chain.version > int(self._versions[item])
 
     def _no_target(self, items: Indices, now_ms: int) -> None:
-        """Routing knows nobody who serves the chain of these items."""
+        """Routing knows nobody who serves the chain of these items.
+
+        Never due at once: nothing was sent, so nothing but the time would bring them up again.
+        """
         for item in items.tolist():
             self._reasons[item] = Code.NOT_SERVING
             self._pause(item, Retry.REFRESH, now_ms)
+            self._due_ms[item] = max(self._due_ms[item], now_ms + self._limits.pause_min_ms)
 
     def _pause(self, item: int, retry: Retry, now_ms: int) -> None:
         failures = self._attempts.get(item, 0)

@@ -227,6 +227,17 @@ def test_a_request_without_answer_is_overdue_and_at_the_deadline_all_are():
     assert late.overdue(100) == [send.number]
 
 
+@pytest.mark.parametrize("operation", Operation)
+def test_a_chain_that_nobody_serves_is_looked_at_again_soon_not_at_the_deadline(operation):
+    one = batch(operation, [1])
+    assert one.sends(table(chain(1, 7, states=[PublicState.LASTSRV])), {}, 0) == []
+    assert one.refresh
+    wake_ms = one.wake_ms(0)
+    assert 0 < wake_ms <= LIMITS.pause_min_ms
+    (send,) = one.sends(table(chain(1, 7, version=2)), {}, wake_ms)
+    assert send.node == 7
+
+
 @pytest.mark.parametrize("chains", [{}, table(chain(1, 7, states=[PublicState.LASTSRV]))])
 def test_a_chain_that_nobody_serves_is_waited_for_until_the_deadline(chains):
     read = batch(Operation.READ, [1])
