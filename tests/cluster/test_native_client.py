@@ -122,8 +122,9 @@ def test_fsynced_and_closed_data_survives_a_kill_and_the_replicas_agree(cluster,
     def read() -> None:
         rng = random.Random(8)
         while not stop.is_set():
-            paths = rng.sample(sorted(written), min(3, len(written)))
-            failures.extend(path for path in paths if client.read(path) != written[path])
+            known = sorted(written)  # once: the writer adds to it meanwhile
+            chosen = rng.sample(known, min(3, len(known)))
+            failures.extend(path for path in chosen if client.read(path) != written[path])
 
     with ThreadPoolExecutor(2) as pool:
         running = [pool.submit(write), pool.submit(read)]
