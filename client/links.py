@@ -1,14 +1,28 @@
-"""One thread's connections to storageservers: one per address, made when needed."""
+"""One thread's connections to storageservers: one per node, made when needed.
+
+Which transport carries a connection is chosen here: the best of those that the node announces and
+this process can use. When it breaks the next best takes its place, in the end the last one, TCP,
+which is never given up; it is tried again after a while, or when the node has started anew.
+"""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from fs3.core.request import Send
+from fs3.core.types import NodeId
 from fs3.errors import Code, Fs3Error
-from fs3.transport.client import Completion, DataConnection, drive
+from fs3.log import get_logger
+from fs3.routing import NodeInfo
+from fs3.transport.client import Tcp, drive
+from fs3.transport.interface import ClientConnection, Completion, Transport
+
+TRANSPORTS: tuple[Transport, ...] = (Tcp(),)  # the best first
+_AVOID_S = 10.0  # a transport that broke
+_log = get_logger(__name__)
 
 Place = Callable[[bytes], Sequence[memoryview]]
 
@@ -18,7 +32,7 @@ class Request:
 
     __slots__ = ("connection", "error", "number", "place", "reply", "send")
 
-    def __init__(self, number: int, connection: DataConnection, send: Send, place: Place) -> None:
+    def __init__(self, number: int, connection: ClientConnection, send: Send, place: Place) -> None:
         self.number = number
         self.connection = connection
         self.send = send
@@ -27,12 +41,24 @@ class Request:
         self.error: Fs3Error | None = None  # what the server said of the request as a whole
 
 
+class _Link(NamedTuple):
+    """The way that is used to a node, as it was when it was made."""
+
+    node: NodeInfo
+    transport: Transport
+    connection: ClientConnection
+
+
 class Links:
     """Used by one thread."""
 
-    def __init__(self, cluster_id: str) -> None:
+    def __init__(self, cluster_id: str, transports: Sequence[Transport] = TRANSPORTS) -> None:
+        """``transports``: the best first; the last one reaches every node."""
         self._cluster_id = cluster_id
-        self._connections: dict[str, DataConnection] = {}
+        self._transports = transports
+        self._links: dict[NodeId, _Link] = {}
+        # Which transport broke, of which incarnation of a node; and until when it is avoided.
+        self._avoided: dict[tuple[str, NodeId, int], float] = {}
         self._requests: dict[int, Request] = {}
         self._place = _placer(self._requests)
         self._numbers = itertools.count(1)
@@ -40,19 +66,16 @@ class Links:
 
     def send(
         self,
-        address: str,
+        node: NodeInfo,
         method: int,
         head: bytes,
         body: Sequence[memoryview],
         send: Send,
         place: Place,
     ) -> Request | None:
-        """Begin a request; None if there is no way to ``address``."""
-        try:
-            connection = self._connection(address)
-        except Fs3Error as error:
-            if error.code is not Code.UNREACHABLE:
-                raise
+        """Begin a request; None if there is no way to ``node``."""
+        connection = self._connection(node)
+        if connection is None:
             return None
         request = Request(next(self._numbers), connection, send, place)
         self._requests[request.number] = request
@@ -70,7 +93,7 @@ class Links:
             completions, self._late = self._late, []
         elif self._requests:
             deadline_s = time.monotonic() + timeout_s
-            completions = drive(self._connections.values(), deadline_s)
+            completions = drive([link.connection for link in self._links.values()], deadline_s)
         else:
             time.sleep(max(timeout_s, 0.0))
             return []
@@ -97,19 +120,52 @@ class Links:
 
     def close(self) -> None:
         """Close everything; what is pending is lost."""
-        for connection in self._connections.values():
-            connection.close()
-        self._connections.clear()
+        for link in self._links.values():
+            link.connection.close()
+        self._links.clear()
         self._requests.clear()
 
-    def _connection(self, address: str) -> DataConnection:
-        connection = self._connections.get(address)
-        if connection is None or connection.dead:
-            if connection is not None:
-                self._late += connection.take_completed()
-            connection = DataConnection(address, self._cluster_id, self._place)
-            self._connections[address] = connection
-        return connection
+    def _connection(self, node: NodeInfo) -> ClientConnection | None:
+        link = self._links.get(node.node)
+        if link is not None:
+            moved = link.node is not node and link.node.data_address != node.data_address
+            if not link.connection.dead and not moved:
+                return link.connection
+            self._drop(link)
+        for transport in self._transports:
+            if not self._may_use(transport, node):
+                continue
+            try:
+                connection = transport.connect(node, self._cluster_id, self._place)
+            except Fs3Error as error:
+                if error.code is not Code.UNREACHABLE:
+                    raise
+                self._avoid(transport, node, error.detail)
+                continue
+            self._links[node.node] = _Link(node, transport, connection)
+            return connection
+        return None
+
+    def _drop(self, link: _Link) -> None:
+        """It is dead, or leads to where the node was."""
+        del self._links[link.node.node]
+        error = link.connection.error
+        if error is not None:
+            self._avoid(link.transport, link.node, error.detail)
+        link.connection.close()
+        self._late += link.connection.take_completed()
+
+    def _may_use(self, transport: Transport, node: NodeInfo) -> bool:
+        if transport is self._transports[-1]:
+            return True
+        until_s = self._avoided.get((transport.name, node.node, node.incarnation), 0.0)
+        return until_s <= time.monotonic() and transport.reaches(node)
+
+    def _avoid(self, transport: Transport, node: NodeInfo, reason: str) -> None:
+        if transport is not self._transports[-1]:
+            until_s = time.monotonic() + _AVOID_S
+            self._avoided[transport.name, node.node, node.incarnation] = until_s
+            _log.info("transport_lost", transport=transport.name, node=node.node, reason=reason)
 
 
 def _placer(requests: dict[int, Request]) -> Callable[[int, bytes], Sequence[memoryview] | None]:

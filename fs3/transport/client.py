@@ -6,10 +6,7 @@ here has a thread or a loop of its own. Not thread-safe, not shared over a fork.
 The body of a reply never stops over: once its head is here, ``place`` says where the body belongs
 (a scatter list over the caller's own memory), and the kernel writes it there.
 
-A request ends in exactly one :class:`Completion`, unless it is forgotten. ``error`` is what the
-server said, or UNREACHABLE (not sent, or not whole: it cannot have been acted on), or MAYBE_APPLIED
-(the connection broke before the answer), or PROTOCOL (an answer that makes no sense). After any of
-the last three the connection is dead; make a new one.
+What a connection promises is said in :mod:`fs3.transport.interface`; this is the one over TCP.
 """
 
 from __future__ import annotations
@@ -17,14 +14,15 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 from fs3 import frames
 from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer, FrameKind
+from fs3.routing import NodeInfo
 from fs3.transport.address import SocketAddress, open_socket, resolve
+from fs3.transport.interface import ClientConnection, Completion, Place
 from fs3.transport.output import Output, frame_buffers
 
 # What is read ahead of knowing where it belongs, and copied from here: small on purpose.
@@ -32,22 +30,9 @@ _INPUT_BYTES = 8 << 10
 _BUFFERS_PER_CALL = 1024  # Linux's IOV_MAX
 _RECEIVES_PER_CALL = 16  # bounds how long one fast server keeps the others waiting
 
-Place = Callable[[int, bytes], Sequence[memoryview] | None]
-"""``place(request_id, head)``: where a reply's body belongs, in all exactly as long as the body.
-None drops the body; it is not asked when there is none."""
-
-
-class Completion(NamedTuple):
-    """How a request ended."""
-
-    connection: DataConnection
-    request_id: int
-    head: bytes
-    error: Fs3Error | None
-
 
 class DataConnection:
-    """One socket to one server. It connects in the background; requests wait for it."""
+    """One socket to one server: a :class:`ClientConnection`."""
 
     def __init__(self, address: str, cluster_id: str, place: Place) -> None:
         """Fs3Error UNREACHABLE if ``address`` names nothing. Only looking a name up may block."""
@@ -330,7 +315,21 @@ class DataConnection:
             self._die(error)  # about the connection
 
 
-def drive(connections: Iterable[DataConnection], deadline_s: float) -> list[Completion]:
+class Tcp:
+    """The transport that reaches every node."""
+
+    name = "tcp"
+
+    def reaches(self, node: NodeInfo) -> bool:
+        """See :class:`Transport`."""
+        return True
+
+    def connect(self, node: NodeInfo, cluster_id: str, place: Place) -> DataConnection:
+        """See :class:`Transport`."""
+        return DataConnection(node.data_address, cluster_id, place)
+
+
+def drive(connections: Iterable[ClientConnection], deadline_s: float) -> list[Completion]:
     """Move bytes until something completes, and return it; empty at ``deadline_s``.
 
     The deadline is by ``time.monotonic``; it is never overstayed, and one in the past still takes
@@ -344,7 +343,7 @@ def drive(connections: Iterable[DataConnection], deadline_s: float) -> list[Comp
             return completed + [done for c in connections for done in c.take_completed()]
 
 
-def _wait(connections: Sequence[DataConnection], timeout_ms: float) -> bool:
+def _wait(connections: Sequence[ClientConnection], timeout_ms: float) -> bool:
     """Move the bytes that can be moved within the timeout; False if nothing is pending."""
     alive = {c.fileno(): c for c in connections if c.pending}
     waiting = select.poll()

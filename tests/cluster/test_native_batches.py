@@ -13,6 +13,7 @@ from running_cluster import RunningCluster
 from fs3.client.api import Client
 from fs3.client.links import Links
 from fs3.client.pipeline import Pipeline
+from fs3.routing import NodeInfo
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -44,9 +45,9 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     found: Counter[str] = Counter()
     send = Links.send
 
-    def counted(self: Links, address: str, *arguments: object) -> object:
-        found[address] += 1
-        return send(self, address, *arguments)
+    def counted(self: Links, node: NodeInfo, *arguments: object) -> object:
+        found[node.data_address] += 1
+        return send(self, node, *arguments)
 
     monkeypatch.setattr(Links, "send", counted)
     return found

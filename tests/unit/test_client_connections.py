@@ -9,7 +9,8 @@ import weakref
 import pytest
 from fake_cluster import CHUNK_BYTES, fake_cluster, wait_until
 
-from fs3.client import links, pipeline
+from fs3.client import pipeline
+from fs3.transport import client as transport
 from fs3.transport.client import DataConnection
 
 
@@ -29,7 +30,7 @@ def connections(monkeypatch):
         made.add(connection)
         return connection
 
-    monkeypatch.setattr(links, "DataConnection", make)
+    monkeypatch.setattr(transport, "DataConnection", make)
     monkeypatch.setattr(pipeline, "DataConnection", make)
     gc.collect()
     gc.disable()
