@@ -1,8 +1,7 @@
 """Batches of chunk reads and writes, executed by the thread that asks.
 
 A calling thread has connections of its own, one per storageserver, and a poll loop over those it
-asked; nothing is handed to another thread. What to ask whom, and when again, is decided by
-:class:`fs3.core.request.Batch`; here are the sockets, the clock, the checksums and the buffers.
+asked; nothing is handed to another thread. How a batch comes to its end is in transfers.py.
 
 Payload of reads goes from the socket straight into the caller's buffers, and its checksum is
 compared there; payload of writes goes out of the caller's memory. Neither is copied or kept.
@@ -13,10 +12,9 @@ A forked child starts with no connection and as another client: see :meth:`DataC
 from __future__ import annotations
 
 import itertools
+import math
 import threading
-import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,21 +23,17 @@ from fs3 import dataplane
 from fs3.checksum import crc32c
 from fs3.core.chunks import UpdateKind
 from fs3.core.layout import Layout
-from fs3.core.request import Batch, Codes, Limits, Operation, Send
-from fs3.core.types import InodeId, NodeId, chunk_id
-from fs3.errors import Code, Fs3Error, code_of
-from fs3.log import get_logger
-from fs3.routing import Routing
+from fs3.core.request import Batch, Limits, Operation
+from fs3.core.types import InodeId, chunk_id
 
 from .channels import UpdateChannels
-from .links import Links, Request
+from .links import Links
 from .routing import RoutingCache
+from .transfers import Items, Job, NodeLoads, Reads, Transfer, Views, Writes, advance, now_ms
 
-Items = NDArray[Any]  # of dataplane.READ_ITEM
-Views = Sequence[memoryview]
+__all__ = ["DataClient", "Items", "Views", "chunk_items", "cut", "items_of"]
 
 _CHANNEL_TIMEOUT_S = 30.0
-_log = get_logger(__name__)
 
 
 def items_of(layout: Layout, inode: InodeId, offset: int, length: int) -> Items:
@@ -79,110 +73,6 @@ def cut(view: memoryview, items: Items) -> list[memoryview]:
     return [view[start:end] for start, end in zip([0, *ends], ends, strict=False)]
 
 
-class _Job(Protocol):
-    """What differs between reads and writes: how a request looks and what its reply means."""
-
-    method: int
-
-    def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
-        """Head and body of a request."""
-
-    def place(self, send: Send, head: bytes) -> list[memoryview]:
-        """Where the body of its reply goes."""
-
-    def results(self, send: Send, head: bytes) -> Codes:
-        """The outcome per item, once the reply is here whole."""
-
-    details: dict[int, str]
-    suspects: bytes  # items of the last reply whose bytes were bad, though they were said to be OK
-
-
-class _Reads:
-    method = dataplane.READ_BATCH
-
-    def __init__(self, items: Items, buffers: Views) -> None:
-        self._items = items
-        self._buffers = buffers
-        self.found = np.zeros(len(items), np.uint32)  # bytes per item, before zeros
-        self.suspects = b""
-        self.details: dict[int, str] = {}
-
-    def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
-        items = self._items[send.items]
-        items["chain_version"] = send.chain_versions
-        return items.tobytes(), []
-
-    def place(self, send: Send, head: bytes) -> list[memoryview]:
-        results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
-        wanted, lengths = self._items["length"][send.items], results["length"]
-        buffers, items = self._buffers, send.items.tolist()
-        if (lengths == wanted).all():
-            return [buffers[i] for i in items]
-        if (lengths > wanted).any():
-            raise Fs3Error(Code.PROTOCOL, "a reply carries more bytes than were asked for")
-        return [
-            buffers[i][:length] for i, length in zip(items, lengths.tolist(), strict=True) if length
-        ]
-
-    def results(self, send: Send, head: bytes) -> Codes:
-        results, details = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
-        codes: Codes = results["code"].copy()
-        items, lengths = send.items.tolist(), results["length"]
-        buffers = self._buffers
-        if (lengths == self._items["length"][send.items]).all():
-            crcs = [crc32c(buffers[i]) for i in items]
-        else:
-            crcs = [self._settle_short(i, n) for i, n in zip(items, lengths.tolist(), strict=True)]
-        self.found[send.items] = lengths
-        good = codes == Code.OK
-        wrong = np.flatnonzero(good & (np.array(crcs, np.uint32) != results["crc"]))
-        self.suspects = self._items[send.items[wrong]].tobytes() if len(wrong) else b""
-        for position in wrong.tolist():
-            codes[position] = Code.CORRUPT
-            details[position] = (
-                f"{lengths[position]} bytes from node {send.node} with checksum"
-                f" {crcs[position]:#010x}, {int(results['crc'][position]):#010x} announced"
-            )
-            _log.warning("read_corrupt", detail=details[position])
-        self.details.update((items[position], text) for position, text in details.items())
-        return codes
-
-    def _settle_short(self, item: int, length: int) -> int:
-        """Checksum of what came; what did not come is a hole, or behind the end: zeros."""
-        buffer = self._buffers[item]
-        missing = len(buffer) - length
-        if missing:
-            buffer[length:] = bytes(missing)
-        return crc32c(buffer[:length])
-
-
-class _Writes:
-    method = dataplane.WRITE_BATCH
-
-    def __init__(self, items: NDArray[Any], datas: Views, client: int, flags: int) -> None:
-        self._items = items
-        self._datas = datas
-        self._prefix = np.array([(client, flags, 0)], dataplane.WRITE_PREFIX).tobytes()
-        self.suspects = b""
-        self.details: dict[int, str] = {}
-
-    def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
-        items = self._items[send.items]
-        items["chain_version"] = send.chain_versions
-        body = [self._datas[i] for i in send.items.tolist()] if self._datas else []
-        return self._prefix + items.tobytes(), body
-
-    def place(self, send: Send, head: bytes) -> list[memoryview]:
-        return []
-
-    def results(self, send: Send, head: bytes) -> Codes:
-        results, details = dataplane.decode_results(head, dataplane.WRITE_RESULT, len(send.items))
-        for position, text in details.items():
-            self.details[int(send.items[position])] = text
-        codes: Codes = results["code"]
-        return codes
-
-
 class DataClient:
     """Any thread may call; each works on connections of its own."""
 
@@ -205,8 +95,7 @@ class DataClient:
         """In the child, before anything else: a new client id, none of the parent's connections."""
         self._channels.reset()
         self._local = threading.local()
-        self._load_lock = threading.Lock()
-        self._load: dict[NodeId, int] = {}  # bytes outstanding, of all threads
+        self._loads = NodeLoads()
 
     def close(self) -> None:
         """Let go of every thread's connections; each closes when a call that uses it has ended."""
@@ -222,9 +111,16 @@ class DataClient:
         failed for good: CORRUPT if no replica has good bytes, UNREACHABLE, NOT_SERVING or
         STALE_CHAIN if none could be asked in time.
         """
-        reads = _Reads(items, buffers)
-        self._run(Operation.READ, items, reads)
+        reads = Reads(items, buffers)
+        self._finish(self._transfer(Operation.READ, items, reads, self._links()))
         return reads.found
+
+    def begin_reads(
+        self, items: Items, buffers: Views, links: Links
+    ) -> tuple[Transfer, NDArray[np.uint32]]:
+        """The same, for the caller to move on over ``links``; the lengths fill meanwhile."""
+        reads = Reads(items, buffers)
+        return self._transfer(Operation.READ, items, reads, links), reads.found
 
     # -- writes ----------------------------------------------------------------------------------
 
@@ -253,112 +149,81 @@ class DataClient:
             self._update_part(items[part], datas[part], kind, sync)
 
     def _update_part(self, items: Items, datas: Views, kind: UpdateKind, sync: bool) -> None:
+        self._finish(
+            self._begin_update(items, datas, kind, sync, self._links(), _CHANNEL_TIMEOUT_S)
+        )
+
+    def begin_writes(
+        self, items: Items, datas: Views, links: Links, *, sync: bool = False
+    ) -> Transfer:
+        """At most BATCH_ITEMS_MAX writes, for the caller to move on over ``links``.
+
+        Fs3Error BUSY if too many updates of this client are under way already.
+        """
+        return self._begin_update(items, datas, UpdateKind.WRITE, sync, links, 0.0)
+
+    def _begin_update(
+        self,
+        items: Items,
+        datas: Views,
+        kind: UpdateKind,
+        sync: bool,
+        links: Links,
+        timeout_s: float,
+    ) -> Transfer:
         updates = np.zeros(len(items), dataplane.WRITE_ITEM)
         for name in ("chunk", "chain", "offset", "length"):
             updates[name] = items[name]
         updates["kind"] = kind
         if datas:
             updates["crc"] = [crc32c(data) for data in datas]
-        channels, sequences = self._channels.take(len(items), _CHANNEL_TIMEOUT_S)
+        channels, sequences = self._channels.take(len(items), timeout_s)
+
+        def give() -> None:
+            self._channels.give(channels)
+
         try:
             updates["channel"], updates["sequence"] = channels, sequences
             flags = dataplane.WRITE_FLAG_SYNC if sync else 0
-            self._run(Operation.WRITE, items, _Writes(updates, datas, self._channels.client, flags))
-        finally:
-            self._channels.give(channels)
+            writes = Writes(updates, datas, self._channels.client, flags)
+            return self._transfer(Operation.WRITE, items, writes, links, give)
+        except BaseException:
+            give()
+            raise
 
     # -- the loop --------------------------------------------------------------------------------
 
     def _links(self) -> Links:
         links: Links | None = getattr(self._local, "links", None)
         if links is None:
-            links = self._local.links = Links(self._cluster_id)
+            links = self._local.links = self.new_links()
         return links
 
-    def _run(self, operation: Operation, items: Items, job: _Job) -> None:
-        """Execute one batch; raises the failure of its first failed item."""
-        batch = Batch(
-            operation, items["chain"], items["length"], _now_ms(), self._limits, next(self._turns)
-        )
-        links = self._links()
-        routing = self._routing.get(self._limits.deadline_ms / 1000)
-        flights: dict[int, Request] = {}
-        try:
-            while not batch.finished:
-                if batch.refresh:
-                    batch.refresh = False
-                    routing = self._routing.refresh(routing)
-                self._drop_overdue(batch, links, flights)
-                for send in batch.sends(routing.chains, self._load, _now_ms()):
-                    self._send(links, routing, batch, job, send, flights)
-                if not batch.finished:
-                    self._wait(batch, links, job, flights)
-        finally:
-            for request in flights.values():  # only when something was raised above
-                links.forget(request)
-                self._account(request.send, -1)
-        failed = np.flatnonzero((batch.codes != Code.OK) & (batch.codes != Code.NO_CHUNK))
-        if len(failed):
-            _raise(batch, job, items, int(failed[0]), len(failed))
+    def new_links(self) -> Links:
+        """Connections for one thread at a time; the caller closes them."""
+        return Links(self._cluster_id)
 
-    def _send(
+    def _transfer(
         self,
+        operation: Operation,
+        items: Items,
+        job: Job,
         links: Links,
-        routing: Routing,
-        batch: Batch,
-        job: _Job,
-        send: Send,
-        flights: dict[int, Request],
-    ) -> None:
-        node = routing.nodes.get(send.node)
-        if node is None:
-            batch.refused(send.number, Code.STALE_CHAIN, _now_ms())
-            return
-        head, body = job.request(send)
-        request = links.send(node, job.method, head, body, send, lambda head: job.place(send, head))
-        if request is None:
-            batch.lost(send.number, _now_ms())
-        else:
-            flights[send.number] = request
-            self._account(send, 1)
+        at_close: Callable[[], None] | None = None,
+    ) -> Transfer:
+        limits = self._limits
+        self._routing.get(limits.deadline_ms / 1000)
+        batch = Batch(
+            operation, items["chain"], items["length"], now_ms(), limits, next(self._turns)
+        )
+        return Transfer(batch, items, job, links, self._routing, self._loads, at_close)
 
-    def _wait(self, batch: Batch, links: Links, job: _Job, flights: dict[int, Request]) -> None:
-        """Until something happened or it is time to try again."""
-        now_ms = _now_ms()
-        for request in links.wait((batch.wake_ms(now_ms) - now_ms) / 1000):
-            send = request.send
-            del flights[send.number]
-            self._account(send, -1)
-            if request.reply is not None:
-                batch.replied(send.number, job.results(send, request.reply), _now_ms())
-                if job.suspects:
-                    links.tell(request, dataplane.SUSPECT, job.suspects)
-            elif request.error is not None:
-                for item in send.items.tolist():
-                    job.details[item] = request.error.detail
-                batch.refused(send.number, request.error.code, _now_ms())
-            else:
-                batch.lost(send.number, _now_ms())
-
-    def _drop_overdue(self, batch: Batch, links: Links, flights: dict[int, Request]) -> None:
-        for number in batch.overdue(_now_ms()):
-            links.cut(flights[number])
-
-    def _account(self, send: Send, sign: int) -> None:
-        with self._load_lock:
-            self._load[send.node] = self._load.get(send.node, 0) + sign * (send.bytes + 1)
-
-
-def _raise(batch: Batch, job: _Job, items: Items, first: int, count: int) -> None:
-    chunk = bytes(items["chunk"][first])
-    owner, slot = int.from_bytes(chunk[:8], "big"), int.from_bytes(chunk[8:], "big")
-    why = job.details.get(first) or "no answer that could be used before the deadline"
-    more = f" (and {count - 1} more pieces)" if count > 1 else ""
-    raise Fs3Error(
-        code_of(int(batch.codes[first])),
-        f"chunk {slot} of inode {owner} on chain {int(items['chain'][first])}: {why}{more}",
-    )
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
+    @staticmethod
+    def _finish(transfer: Transfer) -> None:
+        """Execute it; raises the failure of its first failed item."""
+        try:
+            while not transfer.finished:
+                advance((transfer,), transfer.links, math.inf)
+        finally:
+            transfer.close()
+        transfer.check()
