@@ -67,7 +67,8 @@ class MemoryFileSystem:
         self._inodes = itertools.count(ROOT_INODE + 1)
         self._handle_numbers = itertools.count(1)
         self._handles: dict[int, Handle] = {}
-        root = Node(ROOT_INODE, stat.S_IFDIR | 0o777, 0, 0, parent=ROOT_INODE, links=2)
+        root = self._new_node(ROOT_INODE, stat.S_IFDIR | 0o777, 0, 0, 0)
+        root.links = 2
         self._nodes = {ROOT_INODE: root}
         self.notifier: Notifier | None = None
         self.write_bytes_max = 0
@@ -83,6 +84,13 @@ class MemoryFileSystem:
         self.notifier = None
 
     # -- inside ------------------------------------------------------------------------------------
+
+    def _new_node(self, inode: InodeId, mode: int, uid: int, gid: int, device: int) -> Node:
+        return Node(inode, mode, uid, gid, device)
+
+    def _timeout_s(self) -> float:
+        """How long the kernel may believe what it is told."""
+        return TIMEOUT_S
 
     def _node(self, inode: InodeId) -> Node:
         try:
@@ -103,7 +111,7 @@ class MemoryFileSystem:
 
     def _entry(self, node: Node) -> Entry:
         node.lookups += 1
-        return Entry(node.attributes(), TIMEOUT_S, TIMEOUT_S)
+        return Entry(node.attributes(), self._timeout_s(), self._timeout_s())
 
     def _free(self, parent: Node, name: str) -> None:
         """Check that a new ``name`` may be made."""
@@ -124,7 +132,7 @@ class MemoryFileSystem:
             gid = above.gid
             mode |= stat.S_ISGID if stat.S_ISDIR(mode) else 0
         inode = InodeId(next(self._inodes))
-        node = self._nodes[inode] = Node(inode, mode, who.uid, gid, device)
+        node = self._nodes[inode] = self._new_node(inode, mode, who.uid, gid, device)
         if node.is_directory:
             node.links, node.parent = 2, above.inode
             above.links += 1
@@ -265,7 +273,7 @@ class MemoryFileSystem:
 
     def getattr(self, inode: InodeId, handle: int | None) -> Attributes:
         with self._lock:
-            return Attributes(self._node(inode).attributes(), TIMEOUT_S)
+            return Attributes(self._node(inode).attributes(), self._timeout_s())
 
     def setattr(
         self,
@@ -289,7 +297,7 @@ class MemoryFileSystem:
             node.uid = node.uid if changes.uid is None else changes.uid
             node.gid = node.gid if changes.gid is None else changes.gid
             self._set_times(node, changes)
-            return Attributes(node.attributes(), TIMEOUT_S)
+            return Attributes(node.attributes(), self._timeout_s())
 
     def _set_times(self, node: Node, changes: SetAttributes) -> None:
         if changes.atime_now:
