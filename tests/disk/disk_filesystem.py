@@ -285,7 +285,10 @@ class FaultyDisk(MemoryFileSystem):
     ) -> OpenFile:
         if flags & os.O_TRUNC:
             self._before("write", self._node(inode))
-        opened = super().open(inode, flags, clear_privileges, credentials)
+        with self._lock:
+            if flags & os.O_TRUNC:
+                self._used_bytes -= self._node(inode).pages.length
+            opened = super().open(inode, flags, clear_privileges, credentials)
         if flags & os.O_DSYNC:
             self._synchronous.add(opened.handle)
         return opened
