@@ -43,6 +43,8 @@ if [ "$part" != long ]; then
 fi
 if [ "$part" != fast ]; then
     step "long tests" python -m pytest -n 2 --dist loadfile -m long "$@"
+    # What is in other projects' environments is not chosen by pytest's arguments.
+    if [ $# = 0 ]; then step "tests with other projects" bash tests/adapters/run.sh; fi
 fi
 if [ ${#failed[@]} -gt 0 ]; then
     say "FAILED after $((SECONDS - began)) s: $(IFS=,; echo "${failed[*]}")"
