@@ -24,6 +24,11 @@ install_packages git:git rsync:rsync sqlite3:sqlite3 fusermount3:fuse3 ip:iprout
 if ! PATH=$PATH:/sbin ldconfig -p | grep libfuse3.so.3 >/dev/null; then
     install_packages "no-such-command:libfuse3-3"
 fi
+# For the guest with RDMA devices (tests/rdma/vm.py).
+if [ ! -d /usr/lib/python3/dist-packages/pyverbs ] || ! command -v taskset >/dev/null 2>&1; then
+    install_packages "no-such-command:python3-pyverbs" "no-such-command:libibverbs1" \
+        "no-such-command:ibverbs-providers" "no-such-command:librdmacm1" taskset:util-linux
+fi
 make_environment ".[dev,fuse]"
 export PATH=$PWD/.venv/bin:$PATH
 began=$SECONDS
