@@ -79,6 +79,7 @@ def connect(
             limits=limits,
             retry_s=metadata_timeout_s,
             pipeline=pipeline,
+            addresses=place.addresses,
         )
 
     frames = context(FrameChannel(place.addresses, name), Pipeline(place.addresses, name))

@@ -72,8 +72,13 @@ class ClientContext:
         retry_s: float = RETRY_S,
         pipeline: Pipeline | None = None,
         description: str = "",
+        addresses: Sequence[str] = (),
     ) -> None:
-        """``channel`` leads to the metaserver and belongs to the context from now on."""
+        """``channel`` leads to the metaserver and belongs to the context from now on.
+
+        ``addresses`` are what to give to ``connect`` to get there.
+        """
+        self.addresses = tuple(addresses)
         self.cluster_id = cluster_id
         self._channel = channel
         self._description = description or f"{socket.gethostname()} pid {os.getpid()}"

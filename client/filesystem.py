@@ -45,6 +45,7 @@ from .filesystem_interface import (
 from .mount_files import MountedFiles, OpenMode
 from .mount_listing import Listing
 from .mount_nodes import Nodes
+from .mount_protocol import MOUNT_ATTRIBUTE, describe
 
 ROOT = Credentials(uid=0, gid=0)
 _GROUP_WRITE_SEARCH = 0o030
@@ -296,6 +297,8 @@ class MountedFileSystem(MountedFiles):
     def setxattr(self, inode: InodeId, name: str, value: bytes, flags: XattrFlags) -> None:
         """See ``FileSystem``."""
         self._check_writable()
+        if name == MOUNT_ATTRIBUTE:
+            raise Fs3Error(Code.PERMISSION, f"{name} is the mount's own: it cannot be set")
         node = self._nodes.find(inode)
         if node is not None:
             node.no_capability_s = 0.0
@@ -309,6 +312,8 @@ class MountedFileSystem(MountedFiles):
 
     def getxattr(self, inode: InodeId, name: str) -> bytes:
         """The kernel asks for the file's capabilities before every write: "none" is remembered."""
+        if name == MOUNT_ATTRIBUTE:
+            return describe(self._context.addresses, self._context.cluster_id)
         node = self._nodes.find(inode) if name == _CAPABILITY else None
         now_s = time.monotonic()
         if node is not None and now_s - node.no_capability_s < self._times.attributes_s:

@@ -96,6 +96,13 @@ class Listed(NamedTuple):
     entry: Entry | None  # only of a listing with ``plus``; None there: the kernel looks it up
 
 
+class Controlled(NamedTuple):
+    """What came of an ioctl."""
+
+    answer: bytes = b""
+    stale: bool = False  # the kernel's pages and attributes of the inode are old
+
+
 class Whence(IntEnum):
     """What lseek looks for."""
 
@@ -362,6 +369,10 @@ class FileSystem(Protocol):
 
         0 at the end of the source. UNSUPPORTED lets the kernel copy by reading and writing.
         """
+        ...
+
+    def control(self, handle: int, command: int, argument: bytes) -> Controlled | None:
+        """An ioctl on an open file; None if there is no such command."""
         ...
 
     # -- directories -----------------------------------------------------------------------------

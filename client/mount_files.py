@@ -10,13 +10,14 @@ import threading
 
 from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
-from fs3.types import Credentials, Inode, SetAttributes
+from fs3.types import FILE_BYTES_MAX, Credentials, Inode, SetAttributes
 
 from .context import ClientContext, Handle
 from .file_locks import FileLocks
 from .filesystem_interface import (
     Buffer,
     Cancellation,
+    Controlled,
     FallocateFlags,
     FileLock,
     OpenFile,
@@ -24,6 +25,7 @@ from .filesystem_interface import (
     permissions_without_privileges,
 )
 from .mount_nodes import Nodes
+from .mount_protocol import ATTACH, DETACH, WROTE, Attached, Wrote, encode_trimmed
 from .read_ahead import ReadAhead
 
 _REPLY_BYTES = 1 << 20
@@ -47,12 +49,13 @@ class OpenMode:
 class MountedFile:
     """What a file handle stands for."""
 
-    __slots__ = ("ahead", "handle", "inode", "told")
+    __slots__ = ("ahead", "attached", "handle", "inode", "told")
 
     def __init__(self, inode: InodeId, handle: Handle, ahead: ReadAhead) -> None:
         self.inode = inode
         self.handle = handle
         self.ahead = ahead
+        self.attached = 0  # rings that go past the mount
         self.told: set[int] = set()  # owners of descriptors that were told of bytes that are lost
 
 
@@ -67,6 +70,7 @@ class MountedFiles:
         self._numbers = itertools.count(1)
         self._locks = FileLocks()
         self._replies = threading.local()
+        self._attaching = threading.Lock()  # guards the counts of attached rings
 
     # -- open and close --------------------------------------------------------------------------
 
@@ -144,6 +148,8 @@ class MountedFiles:
         if flock_owner is not None:
             self._locks.drop_flock(file.inode, flock_owner)
         file.ahead.close()
+        while file.attached:
+            self._detach(file)
         if file.told:
             with contextlib.suppress(Fs3Error):  # somebody knows
                 file.handle.opened.tell(file.handle.session)
@@ -246,6 +252,49 @@ class MountedFiles:
             if count < len(part):
                 break
         return done
+
+    # -- past the mount --------------------------------------------------------------------------
+
+    def control(self, handle: int, command: int, argument: bytes) -> Controlled | None:
+        """See mount_protocol.py."""
+        file = self._file(handle)
+        if command == ATTACH:
+            return self._attach(file)
+        if command == WROTE:
+            return self._wrote(file, Wrote.decode(argument))
+        if command == DETACH:
+            self._detach(file)
+            return Controlled()
+        return None
+
+    def _attach(self, file: MountedFile) -> Controlled:
+        opened = file.handle.opened
+        with self._attaching:
+            file.attached += 1
+        opened.gather_not(1)
+        opened.settle()
+        return Controlled(Attached(file.inode, opened.length, opened.trimmed_version).encode())
+
+    def _detach(self, file: MountedFile) -> None:
+        with self._attaching:
+            if not file.attached:
+                return
+            file.attached -= 1
+        file.handle.opened.gather_not(-1)
+
+    def _wrote(self, file: MountedFile, wrote: Wrote) -> Controlled:
+        if not file.handle.writer:
+            raise Fs3Error(Code.ACCESS, f"inode {file.inode} was not opened for writing here")
+        opened = file.handle.opened
+        chunks_max = -(-FILE_BYTES_MAX // opened.view().layout.chunk_bytes)
+        if wrote.end > FILE_BYTES_MAX or any(sum(run) > chunks_max for run in wrote.runs):
+            raise Fs3Error(
+                Code.TOO_LARGE, f"{wrote} ends behind the {FILE_BYTES_MAX} bytes that are allowed"
+            )
+        chunks = {i for first, count in wrote.runs for i in range(first, first + count)}
+        self._without_privileges(opened.view())
+        opened.wrote_elsewhere(wrote.end, chunks, wrote.trimmed_version)
+        return Controlled(encode_trimmed(opened.trimmed_version), stale=True)
 
     # -- locks -----------------------------------------------------------------------------------
 

@@ -77,6 +77,7 @@ class OpenInode:
         self._gathered: dict[int, _Gathered] = {}
         self._gathered_bytes = 0
         self._gathered_since_s = 0.0
+        self._gather_not = 0  # so many want every write to be sent at once
         self._unsynced = unsynced  # chunks that were sent, and may be lost in a power cut
         self._unsettled = False  # written to since the metaserver was told
         self._written_end = 0  # of the bytes written since then
@@ -225,9 +226,15 @@ class OpenInode:
                 self._gather(offset, data)
             self._wrote(end, version)
             full = self._gathered_bytes >= FILE_DIRTY_BYTES
-            if full or len(self._gathered) >= FILE_DIRTY_CHUNKS:
+            if full or self._gather_not or len(self._gathered) >= FILE_DIRTY_CHUNKS:
                 self._send(list(self._gathered))
             self.tell(session)
+
+    def gather_not(self, change: int) -> None:
+        """1: send every write at once, for somebody reads past this class; -1: he is done."""
+        with self._lock:
+            self._gather_not += change
+            self.send_gathered()
 
     def append(self, data: memoryview, session: int) -> int:
         """Write at the end of the file, wherever other clients have moved it; returns where."""

@@ -53,7 +53,7 @@ class Front:
         self._mountpoint = mountpoint
         self._options = options or FrontOptions()
         self._options.validate()
-        self._operations = Operations(filesystem, self._options, self._send)
+        self._operations = Operations(filesystem, self._options, self._send, self.invalidate_inode)
         self._threads: list[threading.Thread] = []
         self._mount: Mount | None = None
         self._fd = -1

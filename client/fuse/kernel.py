@@ -108,6 +108,15 @@ def _write(view: memoryview) -> Arguments:
     return (*arguments, data)
 
 
+def _ioctl(view: memoryview) -> Arguments:
+    """IOCTL_IN's fields, then the data."""
+    arguments = k.IOCTL_IN.unpack_from(view, HEADER_BYTES)
+    data = bytes(view[HEADER_BYTES + k.IOCTL_IN.size :])
+    if len(data) < arguments[4]:
+        raise ValueError(f"{arguments[4]} bytes of data expected, {len(data)} found")
+    return (*arguments, data[: arguments[4]])
+
+
 def _setxattr(view: memoryview) -> Arguments:
     """SETXATTR_IN's fields, the name, the value as bytes."""
     size, flags = k.SETXATTR_IN.unpack_from(view, HEADER_BYTES)
@@ -168,6 +177,7 @@ _DECODERS: dict[k.Opcode, Decoder] = {
     k.Opcode.SETLKW: _fields(k.LK_IN),
     k.Opcode.CREATE: _fields_and_names(k.CREATE_IN, 1),
     k.Opcode.INTERRUPT: _fields(k.INTERRUPT_IN),
+    k.Opcode.IOCTL: _ioctl,
     k.Opcode.BATCH_FORGET: _batch_forget,
     k.Opcode.FALLOCATE: _fields(k.FALLOCATE_IN),
     k.Opcode.READDIRPLUS: _fields(k.READ_IN),

@@ -110,6 +110,7 @@ WRITE_KILL_SUIDGID = 1 << 2
 RELEASE_FLOCK_UNLOCK = 1 << 1
 FSYNC_FDATASYNC = 1 << 0
 LK_FLOCK = 1 << 0
+IOCTL_DIRECTORY = 1 << 4
 
 # the reply of OPEN, CREATE and OPENDIR
 FOPEN_DIRECT_IO = 1 << 0
@@ -167,6 +168,8 @@ GETXATTR_OUT = Struct("=I4x")  # size x
 LK_IN = Struct("=QQQQIII4x")  # fh owner start end type pid lk_flags x
 LK_OUT = Struct("=QQII")  # start end type pid
 INTERRUPT_IN = Struct("=Q")  # unique
+IOCTL_IN = Struct("=QIIQII")  # fh flags cmd arg in_size out_size; then the data
+IOCTL_OUT = Struct("=iIII")  # result flags in_iovs out_iovs; then the data
 FALLOCATE_IN = Struct("=QQQI4x")  # fh offset length mode x
 LSEEK_IN = Struct("=QQI4x")  # fh offset whence x
 LSEEK_OUT = Struct("=Q")  # offset

@@ -20,25 +20,32 @@ from . import kernel_structs as k
 from .file_operations import FileOperations
 from .handlers import Answer, Callers, Handler, Reply
 from .kernel import Arguments, Header
-from .lock_waits import LockWaits
 from .name_operations import NameOperations
 from .negotiation import FrontOptions, answer_init
+from .waits import Waits
 
 log = logging.getLogger(__name__)
 
 
 class Operations:
-    """The handlers of one mount. ``send(unique, reply)`` serves locks that had to wait."""
+    """The handlers of one mount.
+
+    ``send(unique, reply)`` serves what had to wait, ``invalidate(inode)`` makes the kernel forget
+    an inode's pages and attributes.
+    """
 
     def __init__(
         self,
         filesystem: FileSystem,
         options: FrontOptions,
         send: Callable[[int, Answer], None],
+        invalidate: Callable[[InodeId], None],
     ) -> None:
+        self._filesystem = filesystem
         self._options = options
         self._send = send
-        self._lock_waits = LockWaits()
+        self._invalidate = invalidate
+        self._waits = Waits()
         callers = Callers()
         self._files = FileOperations(filesystem, callers)
         table: dict[int, Handler] = {
@@ -48,7 +55,7 @@ class Operations:
             k.Opcode.INIT: self._init,
             k.Opcode.INTERRUPT: self._interrupt,
             k.Opcode.DESTROY: lambda *_: 0,
-            k.Opcode.IOCTL: lambda *_: errno.ENOTTY,
+            k.Opcode.IOCTL: self._ioctl,
         }
         self._handlers = [table.get(number) for number in range(len(codec.DECODERS))]
 
@@ -67,7 +74,7 @@ class Operations:
 
     def close(self) -> None:
         """Give up the locks that are waited for."""
-        self._lock_waits.close()
+        self._waits.close()
 
     def _guarded(self, handler: Handler, arguments: Arguments, header: Header) -> Reply:
         try:
@@ -83,7 +90,7 @@ class Operations:
         return answer_init(major, minor, offered, self._options)
 
     def _interrupt(self, node: InodeId, arguments: Arguments, header: Header) -> Reply:
-        self._lock_waits.interrupt(arguments[0])
+        self._waits.interrupt(arguments[0])
         return None
 
     def _setlkw(self, node: InodeId, arguments: Arguments, header: Header) -> Reply:
@@ -97,4 +104,28 @@ class Operations:
 
             self._send(header[2], self._guarded(handler, arguments, header) or 0)
 
-        return None if self._lock_waits.start(header[2], wait) else errno.ENOLCK
+        return None if self._waits.start(header[2], wait) else errno.ENOLCK
+
+    def _ioctl(self, node: InodeId, arguments: Arguments, header: Header) -> Reply:
+        """Answered after the kernel has forgotten what is old.
+
+        It waits for pages that other workers are about to fill, so a worker must not wait for it.
+        """
+        handle, flags, command, _, _, out_size, data = arguments
+        done = None
+        if not flags & k.IOCTL_DIRECTORY:
+            done = self._filesystem.control(handle, command, data)
+        if done is None:
+            return errno.ENOTTY
+        reply = k.IOCTL_OUT.pack(0, 0, 0, 0) + done.answer[:out_size]
+        if not done.stale:
+            return reply
+
+        def wait(_: Cancellation) -> None:
+            def handler(node: InodeId, *_: object) -> Reply:
+                self._invalidate(node)
+                return reply
+
+            self._send(header[2], self._guarded(handler, arguments, header) or 0)
+
+        return None if self._waits.start(header[2], wait) else errno.EAGAIN

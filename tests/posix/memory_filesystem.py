@@ -22,6 +22,7 @@ from fs3.client.filesystem_interface import (
     Attributes,
     Buffer,
     Cancellation,
+    Controlled,
     Entry,
     FallocateFlags,
     FileLock,
@@ -43,6 +44,7 @@ CAPACITY_BYTES = 1 << 40
 COUNTERS = "user.memory.counters"  # xattr of the root: what the tests want to know of the requests
 GATE = "user.memory.gate"  # reading this xattr blocks until somebody sets it
 GATE_TIMEOUT_S = 60.0
+OVERWRITE = 1 << 30 | 4 << 16 | 1  # ioctl: see MemoryFileSystem.control
 
 
 @dataclass
@@ -418,6 +420,16 @@ class MemoryFileSystem:
     def lseek(self, handle: int, offset: int, whence: Whence) -> int | None:
         with self._lock:
             return self._handles[handle].node.pages.seek(offset, whence is Whence.DATA)
+
+    def control(self, handle: int, command: int, argument: bytes) -> Controlled | None:
+        """OVERWRITE puts its argument at the start of the file, behind the kernel's back."""
+        if command != OVERWRITE:
+            return None
+        with self._lock:
+            node = self._handles[handle].node
+            node.pages.write(0, memoryview(argument))
+            node.changed(data=True)
+        return Controlled(stale=True)
 
     def fallocate(self, handle: int, offset: int, length: int, flags: FallocateFlags) -> None:
         known = FallocateFlags.KEEP_SIZE | FallocateFlags.PUNCH_HOLE | FallocateFlags.ZERO_RANGE

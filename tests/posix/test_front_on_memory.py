@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import filecmp
 import mmap
 import os
@@ -13,8 +14,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from memory_filesystem import COUNTERS
-from memory_mount import identical, run, why_no_mount
+from memory_filesystem import COUNTERS, OVERWRITE
+from memory_mount import identical, memory_mount, run, why_no_mount
 
 pytestmark = [
     pytest.mark.fuse,
@@ -313,3 +314,22 @@ def test_pythons_own_shutil_tests_pass_on_the_mount(folder):
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_what_an_ioctl_wrote_behind_the_kernel_is_read_at_once(tmp_path):
+    # One worker: were it to wait for the kernel to forget, it would wait for itself.
+    with memory_mount(tmp_path / "mount", "--workers=1") as mountpoint:
+        path = mountpoint / "file"
+        path.write_bytes(b"old content")
+        with path.open("rb") as file:
+            for number in range(100):
+                expected = b"%4d content" % number
+                assert fcntl.ioctl(file, OVERWRITE, b"%4d" % number) is not None
+                assert os.pread(file.fileno(), 100, 0)[:4] == expected[:4]
+
+
+def test_an_unknown_ioctl_is_enotty(direct, tmp_path):
+    with (direct / "unknown-ioctl").open("w+b") as file:
+        with pytest.raises(OSError, match="Inappropriate ioctl"):
+            fcntl.ioctl(file, 1 << 30 | 4 << 16 | 99, b"1234")
+        assert not file.isatty()

@@ -325,6 +325,7 @@ class FakeCluster:
             limits=Limits(**{"deadline_ms": 20_000, "request_ms": 10_000, **limits}),
             retry_s=5.0,
             pipeline=Pipeline([self.meta_address], CLUSTER),
+            addresses=[self.meta_address],
         )
         client = Client(context)
         self._clients.append(client)

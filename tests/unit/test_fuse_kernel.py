@@ -86,6 +86,8 @@ def test_numbers_agree_with_the_kernels_header():
         (k.RELEASE_IN, 24),
         (k.FLUSH_IN, 24),
         (k.LSEEK_IN, 24),
+        (k.IOCTL_IN, 32),
+        (k.IOCTL_OUT, 16),
     ],
 )
 def test_structs_have_the_kernels_sizes(known, size):
@@ -195,6 +197,7 @@ BODIES = {
         k.Opcode.SETLKW: bytes(48),
         k.Opcode.INTERRUPT: bytes(8),
         k.Opcode.FALLOCATE: bytes(32),
+        k.Opcode.IOCTL: k.IOCTL_IN.pack(5, 0, 6, 7, 2, 3) + b"ab",
         k.Opcode.LSEEK: bytes(24),
         k.Opcode.COPY_FILE_RANGE: bytes(56),
     }[op]

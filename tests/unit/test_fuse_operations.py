@@ -12,26 +12,30 @@ from fs3.client.filesystem_interface import (
     MISSING,
     Attributes,
     Cancellation,
+    Controlled,
     Entry,
     Listed,
     permissions_without_privileges,
 )
 from fs3.client.fuse import kernel
 from fs3.client.fuse import kernel_structs as k
-from fs3.client.fuse.lock_waits import LockWaits
 from fs3.client.fuse.negotiation import FrontOptions
 from fs3.client.fuse.operations import Operations
+from fs3.client.fuse.waits import Waits
 from fs3.core.layout import Layout
 from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
 from fs3.types import Dentry, FileKind, Inode
 
 
-def ask(filesystem, opcode, body=b"", send=None):
+def ask(filesystem, opcode, body=b"", send=None, invalidate=None):
     length = k.IN_HEADER.size + len(body)
     view = memoryview(k.IN_HEADER.pack(length, opcode, 7, 1, 10, 20, 30, 0, 0) + body)
-    operations = Operations(filesystem, FrontOptions(), send)
-    return operations.answer(kernel.decode_header(view), view)
+    operations = Operations(filesystem, FrontOptions(), send, invalidate)
+    reply = operations.answer(kernel.decode_header(view), view)
+    if reply is None and invalidate is not None:
+        operations.close()
+    return reply
 
 
 def inode(number):
@@ -74,8 +78,39 @@ def test_malformed_request_is_eproto_and_unknown_ones_enosys(caplog):
     assert "fuse_request_malformed" in caplog.text
     for opcode in (k.Opcode.ACCESS, k.Opcode.POLL, 37, 51, 4096):
         assert ask(None, opcode) == errno.ENOSYS
-    assert ask(None, k.Opcode.IOCTL) == errno.ENOTTY
+    assert ask(None, k.Opcode.IOCTL) == errno.EPROTO
     assert ask(None, k.Opcode.DESTROY) == 0
+
+
+def ioctl(command, argument=b"", flags=0, out_size=0):
+    return k.IOCTL_IN.pack(5, flags, command, 0, len(argument), out_size) + argument
+
+
+def test_an_ioctl_gets_its_answer_cut_to_the_room_there_is():
+    filesystem = SimpleNamespace(control=lambda *_: Controlled(b"answer"))
+    assert ask(filesystem, k.Opcode.IOCTL, ioctl(1, out_size=3)) == bytes(16) + b"ans"
+
+
+def test_an_unknown_ioctl_and_one_on_a_directory_are_enotty():
+    filesystem = SimpleNamespace(control=lambda *_: None)
+    assert ask(filesystem, k.Opcode.IOCTL, ioctl(1)) == errno.ENOTTY
+    assert ask(None, k.Opcode.IOCTL, ioctl(1, flags=k.IOCTL_DIRECTORY)) == errno.ENOTTY
+
+
+def test_an_ioctl_that_made_pages_stale_is_answered_when_the_kernel_has_forgotten_them():
+    events = []
+    filesystem = SimpleNamespace(control=lambda *arguments: Controlled(stale=True))
+    assert (
+        ask(
+            filesystem,
+            k.Opcode.IOCTL,
+            ioctl(1),
+            send=lambda *answer: events.append(answer),
+            invalidate=lambda node: events.append(node),
+        )
+        is None
+    )
+    assert events == [1, (7, bytes(16))]
 
 
 def test_missing_name_is_enoent_unless_it_may_be_remembered():
@@ -141,7 +176,7 @@ def test_lock_that_must_wait_answers_later_and_an_interrupt_ends_it():
         sent.append(reply)
         replied.set()
 
-    operations = Operations(SimpleNamespace(setlk=setlk), FrontOptions(), send)
+    operations = Operations(SimpleNamespace(setlk=setlk), FrontOptions(), send, lambda _: None)
 
     def answer(opcode, unique, body):
         header = k.IN_HEADER.pack(40 + len(body), opcode, unique, 1, 0, 0, 0, 0, 0)
@@ -159,7 +194,7 @@ def test_lock_that_must_wait_answers_later_and_an_interrupt_ends_it():
 
 
 def test_interrupt_that_comes_before_its_lock_request_cancels_it():
-    waits, seen = LockWaits(), []
+    waits, seen = Waits(), []
     waits.interrupt(5)
     assert waits.start(5, lambda cancellation: seen.append(cancellation.cancelled))
     waits.close()

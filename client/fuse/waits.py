@@ -1,9 +1,9 @@
-"""Blocking locks: each wait has a thread of its own, so that it never holds a worker.
+"""Requests that wait, for locks mostly: each has a thread, so that none holds a worker.
 
 If waiters took workers, a few of them would stop the very unlock that they wait for. INTERRUPT,
 which the kernel sends when the waiting process gets a signal, cancels the wait.
 
-The interrupt may be read by another worker before the lock request that it belongs to has got here;
+The interrupt may be read by another worker before the request that it belongs to has got here;
 such an early one is remembered by its request number, which the kernel never uses twice.
 """
 
@@ -19,7 +19,7 @@ WAITS_MAX = 1024
 _EARLY_INTERRUPTS_MAX = 256
 
 
-class LockWaits:
+class Waits:
     """The waits under way, by request number."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class LockWaits:
                 with self._lock:
                     del self._waits[unique]
 
-        thread = threading.Thread(target=run, name=f"fuse-lock-{unique}", daemon=True)
+        thread = threading.Thread(target=run, name=f"fuse-wait-{unique}", daemon=True)
         with self._lock:
             if self._closed or len(self._waits) >= WAITS_MAX:
                 return False
