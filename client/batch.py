@@ -89,7 +89,7 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
             _send_gathered(file, offsets[files == place], lengths[files == place])
     items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
     if len(items):
-        views = _views(buffers, items, of_range, begins)
+        views = views_of(buffers, items, of_range, begins)
         found = context.data.read_pieces(items, views)
         holes = found < items["length"]
         suspects = np.unique(files[of_range[holes]])
@@ -149,7 +149,7 @@ def _write(
     for handle in handles:
         handle.opened.send_gathered()
     if len(items):
-        views = _views(buffers, items, of_range, begins)
+        views = views_of(buffers, items, of_range, begins)
         context.data.write_pieces(items, views, sync=sync)
     for place, handle in enumerate(handles):
         mine = files == place
@@ -158,6 +158,12 @@ def _write(
             end = int((offsets[mine] + lengths[mine])[written].max())
             chunks = _indices(items, inodes[place].inode) if not sync else set()
             handle.opened.wrote_elsewhere(end, chunks, versions[place])
+
+
+def chunk_numbers(items: Items) -> Column:
+    """The place in its file of each item's chunk."""
+    numbers = np.ascontiguousarray(items["chunk"]).view(_CHUNK_ID)["slot"]
+    return numbers.astype(np.int64)
 
 
 def _indices(items: Items, inode: InodeId) -> set[int]:
@@ -246,11 +252,11 @@ def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryvi
     return np.array([len(buffer) for buffer in buffers], np.int64), buffers
 
 
-def _views(
+def views_of(
     buffers: Sequence[memoryview], items: Items, of_range: Column, begins: Column
 ) -> Sequence[memoryview]:
     """The part of its range's buffer that each piece fills."""
-    if len(items) == len(buffers):
+    if len(items) == len(buffers) and bool((of_range == np.arange(len(items))).all()):
         return buffers
     ends = begins + items["length"]
     return [

@@ -71,6 +71,11 @@ class File(io.RawIOBase):
         self._check_open()
         return self._handle
 
+    @property
+    def context(self) -> ClientContext:
+        """The client that opened it."""
+        return self._context
+
     def inode(self) -> Inode:
         """The inode with everything that this client wrote to it."""
         return self.handle.opened.view()

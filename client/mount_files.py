@@ -25,7 +25,7 @@ from .filesystem_interface import (
     permissions_without_privileges,
 )
 from .mount_nodes import Nodes
-from .mount_protocol import ATTACH, DETACH, WROTE, Attached, Wrote, encode_trimmed
+from .mount_protocol import ATTACH, DETACH, WROTE, Attached, Wrote, describe, encode_trimmed
 from .read_ahead import ReadAhead
 
 _REPLY_BYTES = 1 << 20
@@ -273,7 +273,9 @@ class MountedFiles:
             file.attached += 1
         opened.gather_not(1)
         opened.settle()
-        return Controlled(Attached(file.inode, opened.length, opened.trimmed_version).encode())
+        description = describe(self._context.addresses, self._context.cluster_id)
+        attached = Attached(file.inode, opened.length, opened.trimmed_version, description)
+        return Controlled(attached.encode(), stale=True)  # which has the kernel write its pages
 
     def _detach(self, file: MountedFile) -> None:
         with self._attaching:
@@ -285,6 +287,10 @@ class MountedFiles:
     def _wrote(self, file: MountedFile, wrote: Wrote) -> Controlled:
         if not file.handle.writer:
             raise Fs3Error(Code.ACCESS, f"inode {file.inode} was not opened for writing here")
+        if wrote.inode != file.inode:
+            raise Fs3Error(
+                Code.STALE_HANDLE, f"the descriptor is of inode {file.inode}, not {wrote.inode}"
+            )
         opened = file.handle.opened
         chunks_max = -(-FILE_BYTES_MAX // opened.view().layout.chunk_bytes)
         if wrote.end > FILE_BYTES_MAX or any(sum(run) > chunks_max for run in wrote.runs):

@@ -116,6 +116,12 @@ class Batch:
         """True once every item has its result."""
         return not self._open
 
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """Per item: has it its result?"""
+        done: NDArray[np.bool_] = self._state == _DONE
+        return done
+
     def wake_ms(self, now_ms: int) -> int:
         """When to call :meth:`sends` (and :meth:`overdue`) again, if nothing happens before."""
         wake = self._deadline_ms

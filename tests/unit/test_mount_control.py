@@ -44,7 +44,8 @@ def attach(mount, handle) -> Attached:
 
 
 def wrote(mount, handle, end, runs=((0, 1),), version=0):
-    return mount.fs.control(handle, WROTE, bytes(Wrote(end, version, runs).encode()))
+    inode = mount.lookup("f").inode
+    return mount.fs.control(handle, WROTE, bytes(Wrote(inode, end, version, runs).encode()))
 
 
 def write_past(cluster, mount, name: str, offset: int, content: bytes) -> None:
@@ -160,6 +161,14 @@ def test_a_cut_short_command_is_refused(mount):
     _, handle = mount.create("f")
     with pytest.raises(Fs3Error, match="WROTE of 7 bytes"):
         mount.fs.control(handle, WROTE, bytes(7))
+
+
+def test_a_descriptor_that_has_become_another_files_is_not_believed(mount):
+    mount.put("f", b"x")
+    _, handle = mount.create("other")
+    with pytest.raises(Fs3Error) as caught:
+        wrote(mount, handle, 5)
+    assert caught.value.code is Code.STALE_HANDLE
 
 
 def test_who_has_opened_for_reading_cannot_say_that_he_wrote(mount):
