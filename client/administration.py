@@ -141,6 +141,11 @@ class Administration:
         channel = self._channels[key]
         return Stub(channel, service, self.cluster_id, self._client_id, self._timeout_s)
 
+    @property
+    def manager(self) -> Stub:
+        """Calls of the ClusterManager service that have no method here."""
+        return self._manager
+
     def close(self) -> None:
         """Close every connection."""
         for channel in self._channels.values():
@@ -157,9 +162,9 @@ class Administration:
         update = self._manager.get_routing(cluster_pb2.GetRoutingRequest(known_version=0))
         return Routing().apply(decode_update(update))
 
-    def create_chains(self, replicas: int, table: int = 1) -> None:
-        """Make chains of the targets that are in none; does nothing if there are none."""
-        request = cluster_pb2.CreateChainsRequest(replicas=replicas, table=table)
+    def create_chains(self, replicas: int, table: int = 1, targets: Sequence[int] = ()) -> None:
+        """Make chains of the targets (these) that are in none; no change if there are none."""
+        request = cluster_pb2.CreateChainsRequest(replicas=replicas, table=table, targets=targets)
         self._manager.create_chains(request)
 
     # -- orders (fs3/jobs.py says which there are) ---------------------------------------------

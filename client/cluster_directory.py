@@ -36,6 +36,7 @@ class NodeSpecification:
     data_address: str
     control_address: str
     targets: tuple[int, ...]
+    kv_targets: tuple[int, ...] = ()  # for values of the KV cache that have one replica
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class Shape:
     targets_per_node: int | None = None
     replicas: int | None = None
     cluster_id: str | None = None
+    kv_targets: int | None = None  # of each node; by default none
 
 
 def complete_shape(shape: Shape) -> tuple[int, int, int, str]:
@@ -84,6 +86,15 @@ def complete_shape(shape: Shape) -> tuple[int, int, int, str]:
     return nodes, per_node, replicas, cluster_id
 
 
+def kv_targets_of(shape: Shape, per_node: int) -> int:
+    """How many targets each node has for single replicas of the KV cache, checked."""
+    count = shape.kv_targets or 0
+    most = _TARGETS_PER_NODE_MAX - per_node
+    if not 0 <= count <= most:
+        raise Fs3Error(Code.INVALID, f"--kv-targets is {count}; 0 to {most} are allowed")
+    return count
+
+
 def check_against(shape: Shape, found: Specification) -> None:
     """Raises Fs3Error INVALID if ``shape`` asks for something else than what is there."""
     pairs = (
@@ -91,6 +102,7 @@ def check_against(shape: Shape, found: Specification) -> None:
         ("--targets-per-node", shape.targets_per_node, found.targets_per_node),
         ("--replicas", shape.replicas, found.replicas),
         ("--cluster-id", shape.cluster_id, found.cluster_id),
+        ("--kv-targets", shape.kv_targets, len(found.nodes[0].kv_targets)),
     )
     for flag, asked, has in pairs:
         if asked is not None and asked != has:
@@ -101,9 +113,9 @@ def check_against(shape: Shape, found: Specification) -> None:
             )
 
 
-def target_ids(node: int, count: int) -> tuple[int, ...]:
+def target_ids(node: int, count: int, first: int = 1) -> tuple[int, ...]:
     """The ids of a node's targets: 201, 202, ... are on node 2."""
-    return tuple(node * (_TARGETS_PER_NODE_MAX + 1) + n for n in range(1, count + 1))
+    return tuple(node * (_TARGETS_PER_NODE_MAX + 1) + n for n in range(first, first + count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +174,10 @@ class ClusterDirectory:
             if found != FORMAT:
                 what = f"format {found}; this release reads format {FORMAT}"
                 raise Fs3Error(Code.UNSUPPORTED, f"{self.description} is of {what}")
-            nodes = [{**n, "targets": tuple(n["targets"])} for n in fields.pop("nodes")]
+            nodes = [
+                {**n, "targets": tuple(n["targets"]), "kv_targets": tuple(n.get("kv_targets", ()))}
+                for n in fields.pop("nodes")
+            ]
             made = tuple(NodeSpecification(**n) for n in nodes)
             return Specification(**fields, nodes=made)
         except (KeyError, TypeError, AttributeError) as error:

@@ -55,7 +55,7 @@ def storageserver_config(
         "metaservers": [specification.metaserver_grpc_address],
     }
     text = _HEADER + _toml({**ours, **extra})
-    for target in node.targets:
+    for target in (*node.targets, *node.kv_targets):
         path = str(cluster.node(node.node) / f"target-{target}")
         text += f"\n[[targets]]\nid = {target}\npath = {json.dumps(path)}\n"
         text += f"capacity_bytes = {capacity_bytes}\n"

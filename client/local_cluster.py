@@ -27,12 +27,14 @@ from .cluster_directory import (
     Specification,
     check_against,
     complete_shape,
+    kv_targets_of,
     target_ids,
 )
 from .daemon_configs import Extra, metaserver_config, storageserver_config
 from .ports import PortReservation
 
 START_TIMEOUT_S = 60.0
+KV_TABLE = 2  # of chains with one replica each
 _POLL_S = 0.05
 _FAILURES_MAX = 3  # starts in a row: a daemon that ends so often will not come up
 _NOT_YET = frozenset({Code.UNREACHABLE, Code.MAYBE_APPLIED, Code.NOT_READY, Code.BUSY})
@@ -98,6 +100,7 @@ class LocalCluster:
     ) -> PortReservation:
         """Lay the directory out; the ports stay reserved until the daemons have them."""
         nodes, per_node, replicas, cluster_id = complete_shape(shape)
+        kv_targets = kv_targets_of(shape, per_node)
         reservation = PortReservation(2 + 2 * nodes)
         addresses = iter([f"127.0.0.1:{port}" for port in reservation.ports])
         specification = Specification(
@@ -112,6 +115,7 @@ class LocalCluster:
                     data_address=next(addresses),
                     control_address=next(addresses),
                     targets=target_ids(node, per_node),
+                    kv_targets=target_ids(node, kv_targets, per_node + 1),
                 )
                 for node in range(1, nodes + 1)
             ),
@@ -120,10 +124,11 @@ class LocalCluster:
         text = metaserver_config(self.files, specification, metaserver_settings)
         (self.files.metaserver / "config.toml").write_text(text)
         # All targets share one disk: each may have its part of what is free, so that sums are true.
-        capacity_bytes = shutil.disk_usage(self.directory).free // (nodes * per_node)
+        capacity_bytes = shutil.disk_usage(self.directory).free
+        capacity_bytes //= nodes * (per_node + kv_targets)
         for node in specification.nodes:
             directory = self.files.node(node.node)
-            for target in node.targets:
+            for target in (*node.targets, *node.kv_targets):
                 (directory / f"target-{target}").mkdir(parents=True, exist_ok=True)
             text = storageserver_config(
                 self.files, specification, node, capacity_bytes, storageserver_settings
@@ -193,7 +198,7 @@ class LocalCluster:
                 raise
             return [f"the metaserver does not answer ({error.detail})"]
         problems = self._unregistered(status) + status.problems
-        expected = sum(len(node.targets) for node in self.specification.nodes)
+        expected = sum(len(n.targets) + len(n.kv_targets) for n in self.specification.nodes)
         serving = sum(
             target.public_state is PublicState.SERVING or not target.chain
             for target in status.targets
@@ -213,8 +218,13 @@ class LocalCluster:
     def _make_chains(self) -> list[str]:
         try:
             with self.administration() as cluster:
-                if not cluster.routing().chains:
-                    cluster.create_chains(self.specification.replicas)
+                made = cluster.routing().tables
+                if not made:
+                    only = [t for node in self.specification.nodes for t in node.targets]
+                    cluster.create_chains(self.specification.replicas, targets=only)
+                only = [t for node in self.specification.nodes for t in node.kv_targets]
+                if only and KV_TABLE not in made:
+                    cluster.create_chains(1, KV_TABLE, targets=only)
         except Fs3Error as error:
             if error.code not in _NOT_YET:
                 raise

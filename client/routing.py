@@ -36,6 +36,11 @@ class RoutingCache:
         self._refreshed_s = 0.0  # when the last attempt ended, well or not
         self._routing = Routing()
 
+    @property
+    def current(self) -> Routing:
+        """The routing as last heard; version 0 if nothing was heard yet."""
+        return self._routing
+
     def get(self, wait_s: float = 0.0) -> Routing:
         """The routing as last heard; asks the metaserver only the first time.
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from fs3.client.api import Client as Client
     from fs3.client.api import File as File
     from fs3.client.api import connect as connect
+    from fs3.client.kvcache import AsyncKVCache as AsyncKVCache
+    from fs3.client.kvcache import KVCache as KVCache
     from fs3.errors import Fs3Error as Fs3Error
 
 _EXPORTS = {
@@ -36,9 +38,11 @@ _EXPORTS = {
     "File": "fs3.client.api",
     "connect": "fs3.client.api",
     "Fs3Error": "fs3.errors",
+    "KVCache": "fs3.client.kvcache",
+    "AsyncKVCache": "fs3.client.kvcache",
 }
 
-__all__ = ["Client", "File", "Fs3Error", "__version__", "connect"]
+__all__ = ["AsyncKVCache", "Client", "File", "Fs3Error", "KVCache", "__version__", "connect"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module's attribute may be anything

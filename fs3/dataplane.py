@@ -9,6 +9,8 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
        reply      head READ_RESULT* [+ details]      body the bytes read: results' ``length`` each
     WRITE_BATCH   head WRITE_PREFIX + WRITE_ITEM*    body the bytes of WRITE items, in order
        reply      head WRITE_RESULT* [+ details]     body -
+    PIN           head READ_ITEM*                    body -
+       reply      head READ_RESULT*                  body -
     SUSPECT       head READ_ITEM*                    body -
        reply      head -                             body -
     PEER          head messages between chain neighbours, one way (storageserver/peerwire.py)
@@ -30,6 +32,7 @@ READ_BATCH = 0x1001
 WRITE_BATCH = 0x1002
 PEER = 0x1003
 SUSPECT = 0x1004  # what was read of these items does not have its CRC: look at your disk
+PIN = 0x1020  # keep KV values from eviction, for `length` seconds; 0: no longer
 
 BATCH_ITEMS_MAX = 4096  # items in one request
 BATCH_BYTES_MAX = 64 << 20  # payload bytes in one request or reply

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
 
+from fs3.core.kv import KvNamespace, NamespaceId
 from fs3.core.types import Chain, ChainId, NodeId, TargetId
 from fs3.errors import Code, Fs3Error
 
@@ -64,6 +65,9 @@ class RoutingDelta:
     removed_nodes: tuple[NodeId, ...] = ()
     removed_targets: tuple[TargetId, ...] = ()
     removed_chains: tuple[ChainId, ...] = ()
+    namespaces: tuple[KvNamespace, ...] = ()
+    removed_namespaces: tuple[NamespaceId, ...] = ()
+    namespaces_end: int = 0
 
 
 def _nothing() -> MappingProxyType[_Key, _Value]:
@@ -79,6 +83,8 @@ class Routing:
     targets: Mapping[TargetId, TargetInfo] = field(default_factory=_nothing)
     chains: Mapping[ChainId, Chain] = field(default_factory=_nothing)
     tables: Mapping[int, ChainTable] = field(default_factory=_nothing)
+    namespaces: Mapping[NamespaceId, KvNamespace] = field(default_factory=_nothing)
+    namespaces_end: int = 0  # one that is not listed is gone if it is below, else not known yet
 
     def apply(self, update: RoutingDelta) -> Routing:
         """The snapshot after ``update``; ``self`` if that is not newer.
@@ -104,6 +110,12 @@ class Routing:
             ),
             chains=_merged(base.chains, {c.chain: c for c in update.chains}, update.removed_chains),
             tables=_merged(base.tables, {t.table: t for t in update.tables}, ()),
+            namespaces=_merged(
+                base.namespaces,
+                {n.namespace: n for n in update.namespaces},
+                update.removed_namespaces,
+            ),
+            namespaces_end=max(base.namespaces_end, update.namespaces_end),
         )
 
     def address_of(self, target: TargetId) -> str:
@@ -157,6 +169,9 @@ def difference(old: Routing | None, new: Routing) -> RoutingDelta:
         removed_nodes=_gone(old.nodes, new.nodes),
         removed_targets=_gone(old.targets, new.targets),
         removed_chains=_gone(old.chains, new.chains),
+        namespaces=_changed(old.namespaces, new.namespaces),
+        removed_namespaces=_gone(old.namespaces, new.namespaces),
+        namespaces_end=new.namespaces_end,
     )
 
 

@@ -13,6 +13,7 @@ import os
 from enum import IntEnum
 from typing import TypeVar
 
+from fs3.core.kv import NamespaceId
 from fs3.core.layout import Layout, check_chunk_bytes
 from fs3.core.types import (
     Chain,
@@ -39,6 +40,7 @@ from fs3.types import (
     SetAttributes,
     StatFs,
 )
+from fs3.wire_kv import decode_namespace, encode_namespace
 
 GIDS_MAX = 65_536  # the kernel's NGROUPS_MAX
 PERMISSIONS_MAX = 0o7777
@@ -340,6 +342,9 @@ def encode_update(old: Routing | None, new: Routing) -> cluster_pb2.RoutingUpdat
         removed_chains=delta.removed_chains,
         removed_targets=delta.removed_targets,
         removed_nodes=delta.removed_nodes,
+        namespaces=map(encode_namespace, delta.namespaces),
+        removed_namespaces=delta.removed_namespaces,
+        namespaces_end=delta.namespaces_end,
     )
 
 
@@ -369,6 +374,9 @@ def decode_update(message: cluster_pb2.RoutingUpdate) -> RoutingDelta:
         removed_nodes=tuple(map(NodeId, message.removed_nodes)),
         removed_targets=tuple(map(TargetId, message.removed_targets)),
         removed_chains=tuple(map(ChainId, message.removed_chains)),
+        namespaces=tuple(map(decode_namespace, message.namespaces)),
+        removed_namespaces=tuple(map(NamespaceId, message.removed_namespaces)),
+        namespaces_end=message.namespaces_end,
     )
 
 

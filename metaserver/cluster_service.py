@@ -9,12 +9,15 @@ from fs3.core.types import ChainId, ChainVersion, LocalState, NodeId, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.jobs import JobKind
 from fs3.proto import cluster_pb2 as pb
+from fs3.proto import common_pb2
 from fs3.rpc import StreamContext
 from fs3.transport.address import parse
+from fs3.wire_kv import encode_namespace
 
 from .clients import Clients
 from .manager import Manager
 from .manager_members import Report
+from .manager_namespaces import Namespaces
 from .manager_orders import Orders
 from .settings import ManagerSettings
 
@@ -38,6 +41,7 @@ class ClusterService:
         self._clients = clients
         self._settings = settings
         self._cluster_id = cluster_id
+        self._namespaces = Namespaces(manager)
 
     def register_node(self, request: pb.RegisterNodeRequest) -> pb.RegisterNodeReply:
         """See proto/cluster.proto; so for all."""
@@ -79,7 +83,8 @@ class ClusterService:
 
     def create_chains(self, request: pb.CreateChainsRequest) -> pb.RoutingUpdate:
         """Replies with the whole routing table."""
-        self._manager.create_chains(request.replicas, request.table or TABLE_DEFAULT)
+        only = frozenset(map(TargetId, request.targets))
+        self._manager.create_chains(request.replicas, request.table or TABLE_DEFAULT, only)
         return self._manager.feed.update_since(0)
 
     def offline_targets(self, request: pb.OfflineTargetsRequest) -> pb.RoutingUpdate:
@@ -118,6 +123,18 @@ class ClusterService:
 
     def give_up_last(self, request: pb.GiveUpLastRequest) -> pb.ChainRecord:
         return wire.encode_chain(self._orders.give_up_last(ChainId(request.chain), request.force))
+
+    def create_namespace(self, request: pb.CreateNamespaceRequest) -> pb.KvNamespace:
+        return encode_namespace(self._namespaces.create(request.namespace))
+
+    def set_namespace(self, request: pb.SetNamespaceRequest) -> pb.KvNamespace:
+        fields = ("capacity_bytes", "ttl_s", "value_bytes_max", "uid", "gid")
+        said = {name: getattr(request, name) for name in fields if request.HasField(name)}
+        return encode_namespace(self._namespaces.set(request.name, said))
+
+    def drop_namespace(self, request: pb.DropNamespaceRequest) -> common_pb2.Empty:
+        self._namespaces.drop(request.name)
+        return common_pb2.Empty()
 
     def get_status(self, request: pb.GetStatusRequest) -> pb.StatusReply:
         return pb.StatusReply(

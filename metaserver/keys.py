@@ -30,6 +30,7 @@ COUNTER = b"COUN"  # name -> counter or allocator
 
 NEXT_INODE = COUNTER + b"next-inode"  # the first inode id that was never given out
 INODE_COUNT = COUNTER + b"inodes"  # counter
+NAMESPACES_END = COUNTER + b"kv-namespaces-end"  # the first id of a KV namespace never given out
 
 # The cluster manager (manager_store.py) and the operator.
 NODE = b"NODE"
@@ -42,7 +43,7 @@ ROUTING_VERSION = b"ROUT"
 LEASE = b"LEAS"
 CONFIG = b"CONF"
 CLIENT = b"CLIE"
-KV_NAMESPACE = b"KVNS"
+KV_NAMESPACE = b"KVNS"  # id -> message KvNamespace of proto/cluster.proto
 QUOTA = b"QUOT"
 USER = b"USER"
 

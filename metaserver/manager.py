@@ -155,8 +155,13 @@ class Manager:
 
     # What operators order.
 
-    def create_chains(self, replicas: int, table: int) -> None:
-        """Chains out of the targets that are in none, added to ``table``; none left: no change."""
+    def create_chains(
+        self, replicas: int, table: int, only: frozenset[TargetId] = frozenset()
+    ) -> None:
+        """Chains out of the targets that are in none, added to ``table``; none left: no change.
+
+        ``only``: out of these alone, if any are named.
+        """
         if not 1 <= replicas <= REPLICAS_MAX:
             raise Fs3Error(
                 Code.INVALID, f"{replicas} replicas are not allowed: 1 to {REPLICAS_MAX} are"
@@ -165,6 +170,7 @@ class Manager:
             routing = self._state.routing
             # Its replicas serve at once, so what a target held of an older chain must be gone.
             free = [f for f in self._free_targets() if not self._chunks_of(f.target)]
+            free = [f for f in free if f.target in only or not only]
             first = ChainId(max(routing.chains, default=0) + 1)
             hosts = len({node.host for node in routing.nodes.values()})
             made = place(free, replicas, hosts, first, list(routing.chains.values()))

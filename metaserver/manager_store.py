@@ -65,6 +65,8 @@ def _load(txn: Transaction) -> ClusterState:
         targets=_messages(txn, keys.TARGET, cluster_pb2.Target),
         chains=_messages(txn, keys.CHAIN, cluster_pb2.ChainRecord),
         tables=_messages(txn, keys.CHAIN_TABLE, cluster_pb2.ChainTable),
+        namespaces=_messages(txn, keys.KV_NAMESPACE, cluster_pb2.KvNamespace),
+        namespaces_end=_number(txn, keys.NAMESPACES_END),
     )
     held = {
         TargetId(int.from_bytes(key[len(keys.HELD_TARGET) :], "big")): value[1:].decode()
@@ -87,7 +89,11 @@ def _rows(txn: Transaction, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _version(txn: Transaction) -> int:
-    value = txn.get(keys.ROUTING_VERSION)
+    return _number(txn, keys.ROUTING_VERSION)
+
+
+def _number(txn: Transaction, key: bytes) -> int:
+    value = txn.get(key)
     return int.from_bytes(value[1:], "big") if value else 0
 
 
@@ -130,6 +136,7 @@ def _save(txn: Transaction, old: ClusterState, new: ClusterState) -> None:
     ):
         for number in sorted(gone):
             txn.clear(_key(prefix, number))
+    _save_namespaces(txn, message, old.routing.namespaces_end)
     for target, reason in new.held.items():
         if old.held.get(target) != reason:
             txn.set(_key(keys.HELD_TARGET, target), _FORMAT + reason.encode())
@@ -138,6 +145,16 @@ def _save(txn: Transaction, old: ClusterState, new: ClusterState) -> None:
             message_of_job = wire.encode_job(job)
             txn.set(_key(keys.JOB, number), _FORMAT + message_of_job.SerializeToString())
     txn.set(keys.ROUTING_VERSION, _FORMAT + new.routing.version.to_bytes(8, "big"))
+
+
+def _save_namespaces(txn: Transaction, message: cluster_pb2.RoutingUpdate, old_end: int) -> None:
+    for namespace in message.namespaces:
+        key = keys.of(keys.KV_NAMESPACE, namespace.namespace)
+        txn.set(key, _FORMAT + namespace.SerializeToString())
+    for gone_namespace in message.removed_namespaces:
+        txn.clear(keys.of(keys.KV_NAMESPACE, gone_namespace))
+    if message.namespaces_end != old_end:
+        txn.set(keys.NAMESPACES_END, _FORMAT + message.namespaces_end.to_bytes(8, "big"))
 
 
 def _key(prefix: bytes, number: int) -> bytes:

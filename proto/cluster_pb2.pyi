@@ -152,7 +152,7 @@ class GetRoutingRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., known_version: _Optional[int] = ...) -> None: ...
 
 class RoutingUpdate(_message.Message):
-    __slots__ = ("from_version", "version", "nodes", "targets", "chains", "tables", "removed_chains", "removed_targets", "removed_nodes")
+    __slots__ = ("from_version", "version", "nodes", "targets", "chains", "tables", "removed_chains", "removed_targets", "removed_nodes", "namespaces", "removed_namespaces", "namespaces_end")
     FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NODES_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +162,9 @@ class RoutingUpdate(_message.Message):
     REMOVED_CHAINS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_TARGETS_FIELD_NUMBER: _ClassVar[int]
     REMOVED_NODES_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_NAMESPACES_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACES_END_FIELD_NUMBER: _ClassVar[int]
     from_version: int
     version: int
     nodes: _containers.RepeatedCompositeFieldContainer[Node]
@@ -171,17 +174,80 @@ class RoutingUpdate(_message.Message):
     removed_chains: _containers.RepeatedScalarFieldContainer[int]
     removed_targets: _containers.RepeatedScalarFieldContainer[int]
     removed_nodes: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, from_version: _Optional[int] = ..., version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., chains: _Optional[_Iterable[_Union[ChainRecord, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[ChainTable, _Mapping]]] = ..., removed_chains: _Optional[_Iterable[int]] = ..., removed_targets: _Optional[_Iterable[int]] = ..., removed_nodes: _Optional[_Iterable[int]] = ...) -> None: ...
+    namespaces: _containers.RepeatedCompositeFieldContainer[KvNamespace]
+    removed_namespaces: _containers.RepeatedScalarFieldContainer[int]
+    namespaces_end: int
+    def __init__(self, from_version: _Optional[int] = ..., version: _Optional[int] = ..., nodes: _Optional[_Iterable[_Union[Node, _Mapping]]] = ..., targets: _Optional[_Iterable[_Union[Target, _Mapping]]] = ..., chains: _Optional[_Iterable[_Union[ChainRecord, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[ChainTable, _Mapping]]] = ..., removed_chains: _Optional[_Iterable[int]] = ..., removed_targets: _Optional[_Iterable[int]] = ..., removed_nodes: _Optional[_Iterable[int]] = ..., namespaces: _Optional[_Iterable[_Union[KvNamespace, _Mapping]]] = ..., removed_namespaces: _Optional[_Iterable[int]] = ..., namespaces_end: _Optional[int] = ...) -> None: ...
+
+class KvNamespace(_message.Message):
+    __slots__ = ("namespace", "name", "table", "chains", "replicas", "capacity_bytes", "ttl_s", "value_bytes_max", "uid", "gid")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    CHAINS_FIELD_NUMBER: _ClassVar[int]
+    REPLICAS_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    namespace: int
+    name: str
+    table: int
+    chains: _containers.RepeatedScalarFieldContainer[int]
+    replicas: int
+    capacity_bytes: int
+    ttl_s: int
+    value_bytes_max: int
+    uid: int
+    gid: int
+    def __init__(self, namespace: _Optional[int] = ..., name: _Optional[str] = ..., table: _Optional[int] = ..., chains: _Optional[_Iterable[int]] = ..., replicas: _Optional[int] = ..., capacity_bytes: _Optional[int] = ..., ttl_s: _Optional[int] = ..., value_bytes_max: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ...) -> None: ...
+
+class CreateNamespaceRequest(_message.Message):
+    __slots__ = ("header", "namespace")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    namespace: KvNamespace
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., namespace: _Optional[_Union[KvNamespace, _Mapping]] = ...) -> None: ...
+
+class SetNamespaceRequest(_message.Message):
+    __slots__ = ("header", "name", "capacity_bytes", "ttl_s", "value_bytes_max", "uid", "gid")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CAPACITY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TTL_S_FIELD_NUMBER: _ClassVar[int]
+    VALUE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    name: str
+    capacity_bytes: int
+    ttl_s: int
+    value_bytes_max: int
+    uid: int
+    gid: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., name: _Optional[str] = ..., capacity_bytes: _Optional[int] = ..., ttl_s: _Optional[int] = ..., value_bytes_max: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ...) -> None: ...
+
+class DropNamespaceRequest(_message.Message):
+    __slots__ = ("header", "name")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    name: str
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., name: _Optional[str] = ...) -> None: ...
 
 class CreateChainsRequest(_message.Message):
-    __slots__ = ("header", "replicas", "table")
+    __slots__ = ("header", "replicas", "table", "targets")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.RequestHeader
     replicas: int
     table: int
-    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., replicas: _Optional[int] = ..., table: _Optional[int] = ...) -> None: ...
+    targets: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., replicas: _Optional[int] = ..., table: _Optional[int] = ..., targets: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class GetStatusRequest(_message.Message):
     __slots__ = ("header",)

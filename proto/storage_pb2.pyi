@@ -194,3 +194,59 @@ class ScrubReply(_message.Message):
     STATES_FIELD_NUMBER: _ClassVar[int]
     states: _containers.RepeatedCompositeFieldContainer[ScrubState]
     def __init__(self, states: _Optional[_Iterable[_Union[ScrubState, _Mapping]]] = ...) -> None: ...
+
+class GetKvStatsRequest(_message.Message):
+    __slots__ = ("header", "namespace")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    namespace: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., namespace: _Optional[int] = ...) -> None: ...
+
+class KvStats(_message.Message):
+    __slots__ = ("target", "chain", "namespace", "head", "values", "used_bytes", "hits", "misses", "read_bytes", "found", "not_found", "stored", "stored_bytes", "evicted", "evicted_bytes", "expired", "pinned", "oldest_ms", "evicted_age_ms")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    USED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    MISSES_FIELD_NUMBER: _ClassVar[int]
+    READ_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    STORED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    PINNED_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_MS_FIELD_NUMBER: _ClassVar[int]
+    EVICTED_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    chain: int
+    namespace: int
+    head: bool
+    values: int
+    used_bytes: int
+    hits: int
+    misses: int
+    read_bytes: int
+    found: int
+    not_found: int
+    stored: int
+    stored_bytes: int
+    evicted: int
+    evicted_bytes: int
+    expired: int
+    pinned: int
+    oldest_ms: int
+    evicted_age_ms: int
+    def __init__(self, target: _Optional[int] = ..., chain: _Optional[int] = ..., namespace: _Optional[int] = ..., head: _Optional[bool] = ..., values: _Optional[int] = ..., used_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., read_bytes: _Optional[int] = ..., found: _Optional[int] = ..., not_found: _Optional[int] = ..., stored: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., evicted: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., expired: _Optional[int] = ..., pinned: _Optional[int] = ..., oldest_ms: _Optional[int] = ..., evicted_age_ms: _Optional[int] = ...) -> None: ...
+
+class KvStatsReply(_message.Message):
+    __slots__ = ("stats",)
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    stats: _containers.RepeatedCompositeFieldContainer[KvStats]
+    def __init__(self, stats: _Optional[_Iterable[_Union[KvStats, _Mapping]]] = ...) -> None: ...

@@ -107,6 +107,7 @@ class StorageServer:
                 surroundings=self,
                 cluster_id=self._settings.cluster_id,
                 repair=self._settings.repair,
+                eviction=self._settings.eviction,
                 identity=opened.identity,
             )
             for target, opened in self._opened.items()
@@ -221,6 +222,7 @@ class StorageServer:
         self._data.set_chains(mine)
         self._control.set_chains(mine)
         for target_id, target in self._targets.items():
+            target.values.know(routing.namespaces, routing.namespaces_end)
             target.on_chain(chain_of.get(target_id))
 
     def _on_neighbour_up(self, there: frozenset[TargetId]) -> None:
@@ -231,6 +233,8 @@ class StorageServer:
 
     def run(self) -> None:
         """Serve until :meth:`stop`."""
+        for target in self._targets.values():
+            target.values.load()
         self._tick()
         self._background()
         self._member.start()

@@ -17,7 +17,8 @@ from fs3 import dataplane
 from fs3.buffers import BufferPool
 from fs3.core import messages as m
 from fs3.core.chunks import Tag, UpdateKind
-from fs3.core.types import CHUNK_BYTES_MAX, ChainId, ChainVersion, ChunkId, TargetId
+from fs3.core.kv import OWNER_BYTE
+from fs3.core.types import CHUNK_BYTES_MAX, ChainId, ChainVersion, ChunkId, ChunkVersion, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.transport.tcp import Connection, FrameServer, Request
@@ -27,7 +28,15 @@ from .jobs import BufferOwner, Payload, ReadJob, WriteJob
 from .target import Target
 
 _log = get_logger(__name__)
-_FROM_CLIENTS = (UpdateKind.WRITE, UpdateKind.TRUNCATE, UpdateKind.EXTEND, UpdateKind.REMOVE)
+_FROM_CLIENTS = (
+    UpdateKind.WRITE,
+    UpdateKind.TRUNCATE,
+    UpdateKind.EXTEND,
+    UpdateKind.REMOVE,
+    UpdateKind.CREATE,
+)
+_WITH_DATA = (UpdateKind.WRITE, UpdateKind.CREATE)
+_ON_VALUES = (UpdateKind.CREATE, UpdateKind.REMOVE)
 
 
 class DataServer:
@@ -42,6 +51,7 @@ class DataServer:
         server.take([dataplane.READ_BATCH], self._guarded(self._on_read))
         server.take([dataplane.WRITE_BATCH], self._guarded(self._on_write))
         server.take([dataplane.SUSPECT], self._guarded(self._on_suspect))
+        server.take([dataplane.PIN], self._guarded(self._on_pin))
         server.take([dataplane.PEER], self._guarded(self._on_peer))
 
     def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
@@ -100,6 +110,19 @@ class DataServer:
                 target.repairs.suspect(ChunkId(chunk), "a reader got bytes with a wrong CRC")
         _replier(connection, request)(b"", ())
 
+    def _on_pin(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+        if body is not None:
+            raise Fs3Error(Code.PROTOCOL, "a PIN has no body")
+        items = dataplane.decode_items(request.head, dataplane.READ_ITEM)
+        results = np.zeros(len(items), dataplane.READ_RESULT)
+        for index, (chunk, chain, version, _, seconds) in enumerate(items.tolist()):
+            target = self._by_chain.get(chain)
+            if target is None or target.core is None or target.core.chain.version != version:
+                results["code"][index] = Code.STALE_CHAIN
+            else:
+                results["code"][index] = target.values.pin(ChunkId(chunk), seconds)
+        _replier(connection, request)(dataplane.encode_results(results, ()), ())
+
     # --- writes ----------------------------------------------------------------------------------
 
     def _on_write(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
@@ -118,7 +141,7 @@ class DataServer:
         for index, item in enumerate(items.tolist()):
             chunk, chain, version, offset, length, crc, kind, _, channel, sequence = item
             data = None
-            if kind == UpdateKind.WRITE:
+            if kind in _WITH_DATA:
                 data = Payload(view[starts[index] : starts[index] + length], body)
             write = m.Write(
                 (job, index),
@@ -132,6 +155,11 @@ class DataServer:
                 sync,
                 data,
             )
+            if kind == UpdateKind.CREATE and (target := self._by_chain.get(chain)) is not None:
+                refusal = target.values.refusal(write.chunk)
+                if refusal is not None:
+                    job.finish(index, refusal[0], ChunkVersion(0), 0, 0, refusal[1])
+                    continue
             events[chain].append(write)
         for chain, writes in events.items():
             target = self._by_chain.get(chain)
@@ -201,12 +229,25 @@ def _check_writes(items: NDArray[Any], body_bytes: int) -> list[int]:
             Code.INVALID, f"item {at}: update kind {items['kind'][at]}; {allowed} are allowed"
         )
     _check_ranges(items["offset"], items["length"])
-    lengths = np.where(items["kind"] == UpdateKind.WRITE, items["length"], 0).astype(np.int64)
+    _check_kv(items)
+    lengths = np.where(np.isin(items["kind"], _WITH_DATA), items["length"], 0).astype(np.int64)
     total = int(lengths.sum())
     if total != body_bytes:
         raise Fs3Error(Code.PROTOCOL, f"the items write {total} bytes, the body has {body_bytes}")
     starts: list[int] = (np.cumsum(lengths) - lengths).tolist()
     return starts
+
+
+def _check_kv(items: NDArray[Any]) -> None:
+    """A value of the KV cache never changes: it is created whole, and removed."""
+    owners = np.ascontiguousarray(items["chunk"]).view(np.uint8).reshape(len(items), -1)[:, 0]
+    wrong = (owners >= OWNER_BYTE) & ~np.isin(items["kind"], _ON_VALUES)
+    if wrong.any():
+        at = int(np.flatnonzero(wrong)[0])
+        kind = UpdateKind(int(items["kind"][at])).name
+        raise Fs3Error(
+            Code.INVALID, f"item {at}: {kind} of a KV value; CREATE and REMOVE are allowed"
+        )
 
 
 def _refuse(writes: Sequence[m.Event], target: Target | None, chain: int) -> None:

@@ -129,6 +129,15 @@ class ReadJob(_Batch):
         lengths = items["length"].astype(np.int64)
         self._starts = np.concatenate(([0], np.cumsum(lengths)[:-1])).tolist()
 
+    def look(self, indexes: NDArray[np.int64], versions: NDArray[Any]) -> int:
+        """Items that want no bytes: is there a version, and which (0: none)? How many there are."""
+        results = self.results
+        results["version"][indexes] = versions
+        results["code"][indexes] = np.where(versions, Code.OK, Code.NO_CHUNK)
+        found = int(np.count_nonzero(versions))
+        self.done(len(indexes))
+        return found
+
     def place(self, index: int, length: int) -> memoryview:
         """Where an item's bytes go."""
         start = self._starts[index]

@@ -26,6 +26,7 @@ from fs3.errors import Code, Fs3Error
 from fs3.proto import storage_pb2 as pb
 from fs3.reactor import Reactor
 
+from .eviction_stats import stats_of
 from .handover import in_reactor
 from .scrub import Scrubber
 from .target import Target
@@ -188,6 +189,15 @@ class StorageControl:
             problem=report.problem,
             serving=report.state is LocalState.UPTODATE,
             path=self._paths[target.target],
+        )
+
+    def get_kv_stats(self, request: pb.GetKvStatsRequest) -> pb.KvStatsReply:
+        """What the KV cache does on each target, since the process started."""
+        targets = list(self._targets.values())
+        return self._call(
+            lambda: pb.KvStatsReply(
+                stats=[row for t in targets for row in stats_of(t, request.namespace)]
+            )
         )
 
     def get_scrub(self, request: pb.GetScrubRequest) -> pb.ScrubReply:

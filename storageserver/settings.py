@@ -68,6 +68,31 @@ class ScrubSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvictionSettings:
+    """How values of the KV cache make room."""
+
+    values_per_turn: int = setting(512, help="discarded before anything else is served, at most")
+    removals_at_once: int = setting(128, help="under way at once in chains of several replicas")
+    free_percent: float = setting(5.0, help="with less free space than this, values go, too")
+    snapshot_s: float = setting(60.0, help="how often the order of use is written down; 0: never")
+
+    def validate(self) -> None:
+        """See the fields."""
+        if self.values_per_turn < 1 or self.removals_at_once < 1:
+            raise Fs3Error(
+                Code.INVALID,
+                f"eviction.values_per_turn {self.values_per_turn} and eviction.removals_at_once"
+                f" {self.removals_at_once}: 1 or more is allowed",
+            )
+        if not 0 <= self.free_percent <= 50 or self.snapshot_s < 0:
+            raise Fs3Error(
+                Code.INVALID,
+                f"eviction.free_percent {self.free_percent} and eviction.snapshot_s"
+                f" {self.snapshot_s}: 0 to 50, and 0 or more are allowed",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """The storageserver's settings."""
 
@@ -86,6 +111,7 @@ class StorageSettings:
     resync: ResyncSettings = section(ResyncSettings)
     repair: RepairSettings = section(RepairSettings)
     scrub: ScrubSettings = section(ScrubSettings)
+    eviction: EvictionSettings = section(EvictionSettings)
     log_level: str = setting("info", help="debug, info, warning or error")
     log_file: Path | None = setting(None, help="where the log goes; unset: stderr")
     port_file: Path | None = setting(

@@ -47,10 +47,11 @@ from .chunkstore.interface import (
     StageRequest,
     Usage,
 )
+from .eviction import Values
 from .identity import Identity
 from .jobs import BufferOwner, Payload, ReadJob
 from .repair import Held, Repairs
-from .settings import RepairSettings
+from .settings import EvictionSettings, RepairSettings
 from .surroundings import Report, Surroundings
 from .syncs import Syncs
 from .tenancy import Tenancy
@@ -75,6 +76,7 @@ class Target:
         surroundings: Surroundings,
         cluster_id: str,
         repair: RepairSettings,
+        eviction: EvictionSettings,
         identity: Identity | None,
     ) -> None:
         self.target = target
@@ -95,6 +97,7 @@ class Target:
             target, store, reactor, self._synced, self.fail
         )
         self._tenancy = Tenancy(target, identity, store, reactor, self._emptied, self.fail)
+        self.values = Values(self, eviction, reactor=reactor, clock=clock)
         self.repairs = Repairs(self, repair, reactor=reactor, clock=clock, cluster_id=cluster_id)
 
     # --- membership ------------------------------------------------------------------------------
@@ -206,6 +209,9 @@ class Target:
             clean = np.flatnonzero(~dirty)
             self._read_clean(job, indexes[clean], items[clean], [chunks[i] for i in clean])
             self.feed(events)
+        elif not items["length"].any():
+            found = job.look(indexes, self.store.columns["version"][rows] * (rows >= 0))
+            self.values.looked_up(chunks, found)
         else:
             self._read_clean(job, indexes, items, chunks)
 
@@ -217,6 +223,7 @@ class Target:
         pieces = [Piece(*piece) for piece in zip(chunks, offsets, lengths, strict=True)]
         buffers = [job.place(i, n) for i, n in zip(where, lengths, strict=True)]
         results = self.store.read(pieces, buffers)
+        self.values.read(chunks, lengths, results)
         for index, chunk, found in zip(where, chunks, results, strict=True):
             if found.code is not Code.OK:
                 self._note_read(chunk, found)
@@ -379,6 +386,7 @@ class Target:
         commits = [Commit(e.chunk, e.version, e.chain_version) for e in effects]
         for commit, code in zip(commits, self.store.commit(commits), strict=True):
             self._queue.append(m.Committed(commit.chunk, commit.version, code))
+        self.values.committed([commit.chunk for commit in commits])
         self._note_failure()
 
     def _note_failure(self) -> None:
@@ -456,8 +464,9 @@ class Target:
             self.feed([m.Tick()])
 
     def background(self) -> None:
-        """Every second: the store's own work, off the reactor's thread."""
+        """Every second: the store's own work, off the reactor's thread; and old values go."""
         self._note_failure()
+        self.values.background()
         self._syncs.background()
 
     def usage(self) -> Usage:

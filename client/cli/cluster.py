@@ -61,6 +61,14 @@ def up(
             help="Copies of every chunk, each on another node.  [default: 3]", show_default=False
         ),
     ] = None,
+    kv_targets: Annotated[
+        int | None,
+        typer.Option(
+            help="More targets of each storageserver, for values of the KV cache that have one"
+            " replica.  [default: 1, or 0 with --replicas 1]",
+            show_default=False,
+        ),
+    ] = None,
     cluster_id: Annotated[
         str | None,
         typer.Option(help="The cluster's name.  [default: local]", show_default=False),
@@ -81,7 +89,10 @@ def up(
     """
     began_s = time.monotonic()
     made = local_cluster(directory)
+    if kv_targets is None and not made.files.exists():
+        kv_targets = 0 if 1 in (nodes, replicas) else 1
     shape = Shape(
+        kv_targets=kv_targets,
         nodes=nodes,
         targets_per_node=targets_per_node,
         replicas=replicas,

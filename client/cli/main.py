@@ -16,7 +16,7 @@ import typer
 from fs3 import __version__
 from fs3.errors import Fs3Error
 
-from . import cluster, files, jobs, membership, mount, replicas, scrub
+from . import cluster, files, jobs, kv, membership, mount, replicas, scrub
 
 _HELP = """
 fs3, a distributed parallel file system for AI.
@@ -44,6 +44,7 @@ replicas.register(app)
 membership.register(app)
 jobs.register(app)
 scrub.register(app)
+kv.register(app)
 
 
 @app.command()

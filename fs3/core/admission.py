@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fs3.core.chunks import ChannelRecord, ChunkTable, UpdateKind
+from fs3.core.chunks import ChannelRecord, ChunkMeta, ChunkTable, UpdateKind
 from fs3.core.codes import Code
 from fs3.core.messages import Reply, Write
 from fs3.core.types import ChunkVersion
@@ -30,6 +30,17 @@ def known_result(write: Write, table: ChunkTable) -> Reply | None:
     else:
         nothing = write.kind is UpdateKind.EXTEND and write.length == 0
     return Reply(write.request, Code.OK, _V0, 0, 0, "") if absent and nothing else None
+
+
+def settle_create(write: Write, meta: ChunkMeta) -> Write:
+    """What a CREATE is, now that its turn has come: a WRITE, or nothing if the chunk is there.
+
+    Nothing leaves its record, too: a copy of it that comes late, when the chunk has been removed,
+    must find it done. So the rest of the chain knows no CREATE.
+    """
+    if not meta.version:
+        return write._replace(kind=UpdateKind.WRITE, offset=0)
+    return write._replace(kind=UpdateKind.EXTEND, offset=0, length=0, checksum=0, data=None)
 
 
 def _dropped(known: ChannelRecord, write: Write) -> bool:

@@ -21,6 +21,7 @@ class UpdateKind(IntEnum):
     EXTEND = 3  # grow to at least the length with zeros; never cut
     REMOVE = 4  # no chunk afterwards
     REPLACE = 5  # the whole content at a given version, towards a syncing replica
+    CREATE = 6  # the whole content of a chunk that is not there; of one that is: no change
 
 
 class ChunkMeta(NamedTuple):

@@ -56,6 +56,7 @@ class Limits:
     avoid_ms: int = 1_000  # a node that lost a request is read from last, for so long
     pause_min_ms: int = 10
     pause_max_ms: int = 500
+    attempts_max: int = 0  # failures of one item after which it is given up; 0: the deadline alone
 
 
 class Send(NamedTuple):
@@ -325,6 +326,10 @@ class Batch:
     def _pause(self, item: int, retry: Retry, now_ms: int) -> None:
         failures = self._attempts.get(item, 0)
         self._attempts[item] = failures + 1
+        if retry is not Retry.PAUSE and failures + 1 == self._limits.attempts_max:
+            self.refresh = True
+            self._end(item, self._reasons[item])
+            return
         if retry is Retry.PAUSE:
             failures += 1
         else:

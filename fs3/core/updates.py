@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from fs3.core import messages as m
-from fs3.core.admission import known_result
+from fs3.core.admission import known_result, settle_create
 from fs3.core.chunks import ChunkMeta, ChunkTable, UpdateKind
 from fs3.core.codes import Code
 from fs3.core.dirty_reads import DirtyReads
@@ -86,6 +86,8 @@ class Updates:
         if refusal is not None:
             return [refusal]
         meta = self.table.meta(write.chunk) or _NONE
+        if write.kind is UpdateKind.CREATE:
+            write = settle_create(write, meta)
         lane.operation = operation = Operation(
             chunk=write.chunk,
             kind=write.kind,

@@ -179,6 +179,13 @@ class ChunkStore(ChunkTable, Protocol):
     def drop(self, chunks: Sequence[ChunkId]) -> None:
         """Forget pending versions; chunks without one are left alone."""
 
+    def discard(self, chunks: Sequence[ChunkId]) -> list[ChunkId]:
+        """Remove committed chunks at once, in one batch; returns those that were there.
+
+        For what may be lost, on a chain without another replica. One with a pending version stays.
+        After a power cut a chunk may be back, whole.
+        """
+
     def read(
         self,
         pieces: Sequence[Piece],

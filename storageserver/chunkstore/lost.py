@@ -65,6 +65,10 @@ class LostStore:
     def drop(self, chunks: Sequence[ChunkId]) -> None:
         """Nothing is pending."""
 
+    def discard(self, chunks: Sequence[ChunkId]) -> list[ChunkId]:
+        """Nothing is there."""
+        return []
+
     def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
         """Refused."""
         del chunk, version, content

@@ -210,6 +210,14 @@ class MemoryChunkStore:
             after = entry._replace(pending=None, pending_content=b"")
             self._apply(Batch({chunk: after if entry.committed.version else None}, {}))
 
+    def discard(self, chunks: Sequence[ChunkId]) -> list[ChunkId]:
+        """Remove committed chunks that have no pending version."""
+        known = {c: self._entries[c] for c in chunks if c in self._entries}
+        gone = [c for c, entry in known.items() if entry.pending is None and not self._failed]
+        if gone:
+            self._apply(Batch(dict.fromkeys(gone), {}))
+        return gone
+
     def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
         """Put a damaged content right."""
         if self._failed is not None:

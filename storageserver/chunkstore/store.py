@@ -259,6 +259,20 @@ class DiskChunkStore:
                 else:
                     self._remove(chunk)
 
+    def discard(self, chunks: Sequence[ChunkId]) -> list[ChunkId]:
+        """Remove committed chunks that have no pending version, in one batch."""
+        with self._lock:
+            index, epochs = self._index, self._epochs
+            there = dict.fromkeys(c for c in chunks if c in index.row_of)
+            gone = [(c, self._committed(c)) for c in there if c not in index.pendings]
+            undos = [epochs.new_undo(chunk, version) for chunk, version in gone]
+            if not gone or not self._write([(chunk_key(chunk), None) for chunk, _ in gone]):
+                return []
+            for (chunk, version), undo in zip(gone, undos, strict=True):
+                epochs.replaced(chunk, version, undo)
+                self._remove(chunk)
+            return [chunk for chunk, _ in gone]
+
     def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
         """Store the bytes of the committed version anew, in a fresh block."""
         with self._lock:

@@ -89,6 +89,10 @@ class Client:
     def _draw_update(self) -> Update:
         random = self._world.random
         value = b"%d.%d " % (self._number, self._sequence)
+        if self._settings.creates and random.random() < self._settings.creates:
+            if random.random() < 0.3:
+                return Update(UpdateKind.REMOVE)
+            return Update(UpdateKind.CREATE, 0, value.ljust(8))
         if random.random() >= self._settings.odd_updates:
             return Update(UpdateKind.WRITE, 0, value.ljust(8))
         kind = random.choice(list(UpdateKind)[:4])
@@ -105,8 +109,9 @@ class Client:
         if update is not None:
             self._sequence += 1
             tag = Tag(self._number, 1, self._sequence)
-            length = len(update.data) if update.kind is UpdateKind.WRITE else update.length
-            data = update.data if update.kind is UpdateKind.WRITE else None
+            brings = update.kind in (UpdateKind.WRITE, UpdateKind.CREATE)
+            length = len(update.data) if brings else update.length
+            data = update.data if brings else None
             sync = self._world.chance(self._settings.sync)
             version = ChainVersion(0)
             event = m.Write(

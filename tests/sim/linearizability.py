@@ -38,6 +38,8 @@ class Update(NamedTuple):
                 if content is None and not self.length:
                     return None
                 return old.ljust(self.length, b"\0")
+            case UpdateKind.CREATE:
+                return self.data if content is None else content
             case _:
                 end = self.offset + len(self.data)
                 return old[: self.offset].ljust(self.offset, b"\0") + self.data + old[end:]

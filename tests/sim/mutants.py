@@ -15,6 +15,7 @@ from unittest.mock import patch
 
 from fs3.core import messages as m
 from fs3.core import resync, updates
+from fs3.core.chunks import UpdateKind
 from fs3.core.codes import Code
 from fs3.core.dirty_reads import DirtyReads
 from fs3.core.feeding import Feeder
@@ -82,6 +83,8 @@ FOCUS: dict[str, dict[str, Any]] = {
     "resync_without_channels": {**_CRASHES, "replicas": 2, "drop": 0.1, "give_up_ms": 25_000},
     "sync_is_ignored": {**_CRASHES, **_POWER, "replicas": 2},
     "up_to_date_before_the_flush": {**_CRASHES, **_POWER, "replicas": 2},
+    "create_overwrites": {**_BUSY, "creates": 0.8},
+    "vain_creates_leave_no_record": {**_BAD_WIRE, **_BUSY, "creates": 0.8, "try_ms": 100},
 }
 
 
@@ -321,6 +324,29 @@ def retries_are_new() -> Patches:
     return [(updates, "known_result", known_result)]
 
 
+def create_overwrites() -> Patches:
+    """What is to be created takes the place of what is there."""
+
+    def settle_create(write: m.Write, meta: Any) -> m.Write:
+        return write._replace(kind=UpdateKind.WRITE)
+
+    return [(updates, "settle_create", settle_create)]
+
+
+def vain_creates_leave_no_record() -> Patches:
+    """A late copy of a create that found its chunk there is judged anew."""
+    real = updates.known_result
+
+    def known_result(write: m.Write, table: Any) -> Any:
+        meta = table.meta(write.chunk)
+        if write.kind is UpdateKind.CREATE and meta is not None and meta.version:
+            result = (meta.version, meta.length, meta.checksum, "")
+            return m.Reply(write.request, Code.OK, *result)
+        return real(write, table)
+
+    return [(updates, "known_result", known_result)]
+
+
 MUTANTS: dict[str, Callable[[], Patches]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -345,6 +371,8 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
         up_to_date_before_the_flush,
         forward_meets_a_copy,
         retries_are_new,
+        create_overwrites,
+        vain_creates_leave_no_record,
     )
 }
 

@@ -49,6 +49,7 @@ class Settings:
     fresh: float  # operations that begin with a look at the routing
     push: float  # chain changes that nodes hear of at once
     limits: Limits
+    creates: float  # share of updates that are to happen only if the chunk is not there
 
 
 def draw(seed: int) -> Settings:
@@ -94,6 +95,7 @@ def draw(seed: int) -> Settings:
         fresh=r.choice([0.0, 0.3, 1.0]),
         push=r.choice([0.0, 0.7, 1.0]),
         limits=_limits(r),
+        creates=maybe(0.4, 0.3, 0.8),  # last: what is drawn before is what it always was
     )
 
 

@@ -40,7 +40,7 @@ from fs3.storageserver.chunkstore.store import DiskChunkStore
 from fs3.storageserver.dataserver import DataServer
 from fs3.storageserver.identity import Identity
 from fs3.storageserver.neighbours import Neighbours
-from fs3.storageserver.settings import RepairSettings
+from fs3.storageserver.settings import EvictionSettings, RepairSettings
 from fs3.storageserver.target import Target
 from fs3.transport.tcp import FrameServer
 
@@ -78,6 +78,7 @@ class Node:
             surroundings=self,
             cluster_id=CLUSTER,
             repair=repair,
+            eviction=EvictionSettings(),
             identity=identity,
         )
         self.server = FrameServer(reactor, CLUSTER, pool=self.pool)

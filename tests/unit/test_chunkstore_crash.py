@@ -78,10 +78,12 @@ class Workload:
     def mutate(self, store, draw):
         if draw < 0.5:
             self.stage(store)
-        elif draw < 0.8:
+        elif draw < 0.78:
             self.commit(store)
-        else:
+        elif draw < 0.83:
             self.drop(store)
+        else:
+            self.discard(store)
 
     def on_call(self, name):
         """What the owner thread does while another one waits for the disk."""
@@ -110,7 +112,7 @@ class Workload:
         random = self.random
         offset = random.choice([0, len(old), len(old), random.randint(0, 40_000)])
         data = random.randbytes(random.choice([1, 700, 16_384, 30_000]))
-        kind = random.choice([UpdateKind.WRITE] * 6 + [*UpdateKind])
+        kind = random.choice([UpdateKind.WRITE] * 6 + list(UpdateKind)[:5])
         self.sequence += 1
         tag = random.choice([None, Tag(7, CHUNKS.index(chunk), self.sequence)])
         request = StageRequest(
@@ -148,6 +150,13 @@ class Workload:
         }
         self.model.begin(changes)
         store.drop(list(changes))
+        self.model.done()
+
+    def discard(self, store):
+        asked = [chunk for chunk in CHUNKS if self.random.random() < 0.5]
+        idle = [c for c in asked if self.model.now(c)[0] and not self.model.now(c)[1]]
+        self.model.begin(dict.fromkeys(idle, NOTHING))
+        assert store.discard(asked) == idle
         self.model.done()
 
     def sync(self, store):

@@ -1,0 +1,369 @@
+"""Batches of KV values, executed by the thread that asks; what fails is said per item, in time.
+
+The same life of a batch as for files (:class:`fs3.core.request.Batch`) with a cache's manners: a
+few attempts and a deadline instead of patience, a node that let a call wait is not waited for again
+for a while, and routing is refreshed behind the callers' back. Nothing here raises for what a
+server or the network does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs3 import dataplane
+from fs3.checksum import crc32c
+from fs3.core import kv
+from fs3.core.request import Batch, Codes, Limits, Operation, Send
+from fs3.core.types import NodeId
+from fs3.errors import Code
+from fs3.routing import Routing
+
+from .links import Links, Request
+from .routing import RoutingCache
+
+Items = NDArray[Any]
+Parts = Sequence[memoryview]
+
+_REFRESH_WAIT_S = 0.25  # a call waits so long for newer routing, at most
+_REFRESH_PAUSE_S = 0.25  # between refreshes that bring nothing
+_SHUN_S = 1.0  # a node that did not answer in time is not asked for so long ...
+_SHUN_S_MAX = 8.0  # ... and twice as long the next time, up to this
+
+
+class Job(Protocol):
+    """What differs between kinds of batches: how a request looks and what its reply means."""
+
+    method: int
+    operation: Operation
+    items: Items
+    payload: NDArray[np.uint32]  # bytes that travel per item
+
+    def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
+        """Head and body of a request."""
+
+    def place(self, send: Send, head: bytes) -> list[memoryview]:
+        """Where the body of its reply goes."""
+
+    def results(self, send: Send, head: bytes) -> Codes:
+        """The outcome per item, once the reply is here whole."""
+
+
+class Lookups:
+    """Are these chunks there? ``method`` may be another that answers READ_ITEMs without a body."""
+
+    def __init__(self, items: Items, method: int = dataplane.READ_BATCH) -> None:
+        self.method = method
+        # Pins are for whoever evicts, the head; anybody can tell what is there.
+        self.operation = Operation.READ if method == dataplane.READ_BATCH else Operation.WRITE
+        self.items = items
+        self.payload = np.zeros(len(items), np.uint32)
+
+    def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
+        """See :class:`Job`."""
+        items = self.items[send.items]
+        items["chain_version"] = send.chain_versions
+        return items.tobytes(), []
+
+    def place(self, send: Send, head: bytes) -> list[memoryview]:
+        """See :class:`Job`."""
+        return []
+
+    def results(self, send: Send, head: bytes) -> Codes:
+        """See :class:`Job`."""
+        results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
+        codes: Codes = results["code"]
+        return codes
+
+
+class Gets:
+    """Values into the callers' buffers. ``sizes``: of each value, -1 where there is none.
+
+    A value that is longer than its buffers is none; ``needed`` says how long it is.
+    """
+
+    method = dataplane.READ_BATCH
+    operation = Operation.READ
+
+    def __init__(self, items: Items, keys: Sequence[bytes], buffers: Sequence[Parts]) -> None:
+        heads = [kv.HEADER_BYTES + len(key) for key in keys]
+        room = memoryview(bytearray(sum(heads)))
+        ends = list(itertools.accumulate(heads))
+        self._headers = [room[end - size : end] for size, end in zip(heads, ends, strict=True)]
+        self._keys = keys
+        self._buffers = buffers
+        items["length"] = [
+            size + sum([len(part) for part in parts])
+            for size, parts in zip(heads, buffers, strict=True)
+        ]
+        self.items = items
+        self.payload = items["length"]
+        self.sizes = np.full(len(items), -1, np.int64)
+        self.needed = np.zeros(len(items), np.int64)
+        self.suspects = b""
+
+    def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
+        """See :class:`Job`."""
+        items = self.items[send.items]
+        items["chain_version"] = send.chain_versions
+        return items.tobytes(), []
+
+    def place(self, send: Send, head: bytes) -> list[memoryview]:
+        """See :class:`Job`."""
+        results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
+        places: list[memoryview] = []
+        wanted = self.items["length"][send.items].tolist()
+        for item, length, whole in zip(
+            send.items.tolist(), results["length"].tolist(), wanted, strict=True
+        ):
+            if length == whole:
+                places.append(self._headers[item])
+                places += self._buffers[item]
+            elif length:
+                places += self._first(item, length)
+        return places
+
+    def _first(self, item: int, length: int) -> list[memoryview]:
+        """The first ``length`` bytes of where an item goes."""
+        places = []
+        for part in (self._headers[item], *self._buffers[item]):
+            if length <= 0:
+                break
+            places.append(part[:length])
+            length -= len(part)
+        return places
+
+    def results(self, send: Send, head: bytes) -> Codes:
+        """See :class:`Job`."""
+        results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
+        codes: Codes = results["code"].copy()
+        bad: list[int] = []
+        for position, (item, code, length, expected) in enumerate(
+            zip(
+                send.items.tolist(),
+                codes.tolist(),
+                results["length"].tolist(),
+                results["crc"].tolist(),
+                strict=True,
+            )
+        ):
+            if code:
+                continue
+            crc = 0
+            for part in self._first(item, length):
+                crc = crc32c(part, crc)
+            if crc != expected:
+                codes[position] = Code.CORRUPT
+                bad.append(item)
+            else:
+                self._settle(item, length)
+        self.suspects = self.items[bad].tobytes() if bad else b""
+        return codes
+
+    def _settle(self, item: int, length: int) -> None:
+        """Good bytes: are they those of this key, and all of them?"""
+        header = self._headers[item]
+        value_bytes = kv.value_length(header[:length], self._keys[item])
+        if value_bytes == length - len(header):
+            self.sizes[item] = value_bytes
+        elif value_bytes >= 0:
+            self.needed[item] = value_bytes
+
+
+class Updates:
+    """Puts and removals. ``channels`` and ``sequences`` make each happen once."""
+
+    method = dataplane.WRITE_BATCH
+    operation = Operation.WRITE
+
+    def __init__(self, items: Items, bodies: Sequence[Parts], client: int) -> None:
+        self.items = items
+        self.payload = items["length"]
+        self._bodies = bodies
+        self._prefix = np.array([(client, 0, 0)], dataplane.WRITE_PREFIX).tobytes()
+
+    def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
+        """See :class:`Job`."""
+        items = self.items[send.items]
+        items["chain_version"] = send.chain_versions
+        body: list[memoryview] = []
+        if self._bodies:
+            for item in send.items.tolist():
+                body += self._bodies[item]
+        return self._prefix + items.tobytes(), body
+
+    def place(self, send: Send, head: bytes) -> list[memoryview]:
+        """See :class:`Job`."""
+        return []
+
+    def results(self, send: Send, head: bytes) -> Codes:
+        """See :class:`Job`."""
+        results, _ = dataplane.decode_results(head, dataplane.WRITE_RESULT, len(send.items))
+        codes: Codes = results["code"]
+        return codes
+
+
+class KvData:
+    """Any thread may call; each works on connections of its own. Survives a fork."""
+
+    def __init__(self, routing: RoutingCache, cluster_id: str) -> None:
+        self._routing = routing
+        self._cluster_id = cluster_id
+        self._turns = itertools.count()
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._pid = os.getpid()
+        self._local = threading.local()
+        self._lock = threading.Lock()  # guards what follows
+        self._load: dict[NodeId, int] = {}  # bytes outstanding, of all threads
+        self._shunned: dict[NodeId, tuple[float, float]] = {}  # until when, and for how long
+        self._refreshing: threading.Event | None = None
+        self._refreshed_s = 0.0
+
+    def routing(self) -> Routing:
+        """As last heard; asks a metaserver the first time only."""
+        return self._routing.get()
+
+    def close(self) -> None:
+        """Let go of every thread's connections."""
+        self._local = threading.local()
+
+    def _links(self) -> Links:
+        if self._pid != os.getpid():
+            self._start_over()
+        links: Links | None = getattr(self._local, "links", None)
+        if links is None:
+            links = self._local.links = Links(self._cluster_id)
+        return links
+
+    def run(self, job: Job, limits: Limits) -> Codes:
+        """Execute one batch; the result of each item, OK or NO_CHUNK if it was answered."""
+        now_ms = _now_ms()
+        deadline_ms = now_ms + limits.deadline_ms
+        batch = Batch(
+            job.operation, job.items["chain"], job.payload, now_ms, limits, next(self._turns)
+        )
+        links = self._links()
+        routing = self._routing.get()
+        flights: dict[int, Request] = {}
+        try:
+            while not batch.finished:
+                for number in batch.overdue(_now_ms()):
+                    self._shun(flights[number].send.node)
+                    links.cut(flights[number])
+                for send in batch.sends(routing.chains, self._load, _now_ms()):
+                    self._send(links, routing, batch, job, send, flights)
+                if batch.refresh:
+                    batch.refresh = False
+                    wait = not batch.finished and not flights
+                    routing = self._newer(routing, deadline_ms if wait else 0)
+                elif not batch.finished:
+                    self._wait(batch, links, job, flights)
+        finally:
+            for request in flights.values():  # only when something was raised above
+                links.forget(request)
+                self._account(request.send, -1)
+        return batch.codes
+
+    def _send(
+        self,
+        links: Links,
+        routing: Routing,
+        batch: Batch,
+        job: Job,
+        send: Send,
+        flights: dict[int, Request],
+    ) -> None:
+        node = routing.nodes.get(send.node)
+        if node is None:
+            batch.refused(send.number, Code.STALE_CHAIN, _now_ms())
+            return
+        if send.node in self._shunned and self._is_shunned(send.node):
+            batch.lost(send.number, _now_ms())
+            return
+        head, body = job.request(send)
+        request = links.send(
+            node.data_address, job.method, head, body, send, lambda head: job.place(send, head)
+        )
+        if request is None:
+            batch.lost(send.number, _now_ms())
+        else:
+            flights[send.number] = request
+            self._account(send, 1)
+
+    def _wait(self, batch: Batch, links: Links, job: Job, flights: dict[int, Request]) -> None:
+        """Until something happened or it is time to try again."""
+        now_ms = _now_ms()
+        for request in links.wait((batch.wake_ms(now_ms) - now_ms) / 1000):
+            send = request.send
+            del flights[send.number]
+            self._account(send, -1)
+            if request.reply is not None:
+                self._shunned.pop(send.node, None)
+                batch.replied(send.number, job.results(send, request.reply), _now_ms())
+                if suspects := getattr(job, "suspects", b""):
+                    links.tell(request, dataplane.SUSPECT, suspects)
+            elif request.error is not None:
+                batch.refused(send.number, request.error.code, _now_ms())
+            else:
+                batch.lost(send.number, _now_ms())
+
+    def _account(self, send: Send, sign: int) -> None:
+        with self._lock:
+            self._load[send.node] = self._load.get(send.node, 0) + sign * (send.bytes + 1)
+
+    # -- nodes that let calls wait -----------------------------------------------------------------
+
+    def _shun(self, node: NodeId) -> None:
+        with self._lock:
+            _, span_s = self._shunned.get(node, (0.0, _SHUN_S / 2))
+            span_s = min(span_s * 2, _SHUN_S_MAX)
+            self._shunned[node] = time.monotonic() + span_s, span_s
+
+    def _is_shunned(self, node: NodeId) -> bool:
+        """Past its time one call tries the node, at once: the others go on without it."""
+        with self._lock:
+            until_s, span_s = self._shunned.get(node, (0.0, 0.0))
+            now_s = time.monotonic()
+            if now_s < until_s:
+                return True
+            if span_s:
+                self._shunned[node] = now_s + span_s, span_s
+            return False
+
+    # -- routing -----------------------------------------------------------------------------------
+
+    def _newer(self, stale: Routing, deadline_ms: int) -> Routing:
+        """A newer routing if it comes soon; the caller waits only until ``deadline_ms``."""
+        with self._lock:
+            done = self._refreshing
+            if done is None:
+                if time.monotonic() < self._refreshed_s + _REFRESH_PAUSE_S:
+                    return self._routing.get()
+                done = self._refreshing = threading.Event()
+                threading.Thread(target=self._refresh, args=(stale, done), daemon=True).start()
+        left_s = (deadline_ms - _now_ms()) / 1000
+        if left_s > 0:
+            done.wait(min(left_s, _REFRESH_WAIT_S))
+        return self._routing.get()
+
+    def _refresh(self, stale: Routing, done: threading.Event) -> None:
+        try:
+            found = self._routing.refresh(stale)
+            self._refreshed_s = time.monotonic() if found is stale else 0.0
+        finally:
+            with self._lock:
+                self._refreshing = None
+            done.set()
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
