@@ -93,6 +93,9 @@ class FakeStorage:
     def scan_chunks(self, request: storage_pb2.ScanChunksRequest) -> storage_pb2.ScanChunksReply:
         raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
 
+    def get_kv_stats(self, request: storage_pb2.GetKvStatsRequest) -> storage_pb2.KvStatsReply:
+        return storage_pb2.KvStatsReply()
+
     def get_scrub(self, request: storage_pb2.GetScrubRequest) -> storage_pb2.ScrubReply:
         raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
 

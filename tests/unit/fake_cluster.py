@@ -236,6 +236,9 @@ class FakeNode:
     def set_scrub(self, request):
         return storage_pb2.ScrubReply()
 
+    def get_kv_stats(self, request):
+        return storage_pb2.KvStatsReply()
+
     def get_targets(self, request):
         return storage_pb2.GetTargetsReply()
 
