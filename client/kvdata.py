@@ -290,9 +290,7 @@ class KvData:
             batch.lost(send.number, _now_ms())
             return
         head, body = job.request(send)
-        request = links.send(
-            node.data_address, job.method, head, body, send, lambda head: job.place(send, head)
-        )
+        request = links.send(node, job.method, head, body, send, lambda head: job.place(send, head))
         if request is None:
             batch.lost(send.number, _now_ms())
         else:

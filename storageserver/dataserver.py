@@ -18,7 +18,15 @@ from fs3.buffers import BufferPool
 from fs3.core import messages as m
 from fs3.core.chunks import Tag, UpdateKind
 from fs3.core.kv import OWNER_BYTE
-from fs3.core.types import CHUNK_BYTES_MAX, ChainId, ChainVersion, ChunkId, ChunkVersion, TargetId
+from fs3.core.types import (
+    CHUNK_BYTES_MAX,
+    CHUNK_ID_BYTES,
+    ChainId,
+    ChainVersion,
+    ChunkId,
+    ChunkVersion,
+    TargetId,
+)
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.transport.tcp import Connection, FrameServer, Request
@@ -240,7 +248,7 @@ def _check_writes(items: NDArray[Any], body_bytes: int) -> list[int]:
 
 def _check_kv(items: NDArray[Any]) -> None:
     """A value of the KV cache never changes: it is created whole, and removed."""
-    owners = np.ascontiguousarray(items["chunk"]).view(np.uint8).reshape(len(items), -1)[:, 0]
+    owners = np.ascontiguousarray(items["chunk"]).view(np.uint8)[::CHUNK_ID_BYTES]
     wrong = (owners >= OWNER_BYTE) & ~np.isin(items["kind"], _ON_VALUES)
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])

@@ -201,13 +201,13 @@ def test_any_batch_is_one_round_trip_to_each_storageserver_and_none_to_a_metaser
     cluster, cache, monkeypatch
 ):
     keys = [b"page %d" % i for i in range(2000)]
-    asked: Counter[str] = Counter()
+    asked: Counter[int] = Counter()
     fetches: list[object] = []
     send, fetch = Links.send, RoutingCache._fetch
 
-    def counting(self, address, *rest):
-        asked[address] += 1
-        return send(self, address, *rest)
+    def counting(self, node, *rest):
+        asked[node.node] += 1
+        return send(self, node, *rest)
 
     def fetching(self):
         fetches.append(self)
