@@ -14,6 +14,7 @@ from typing import TypeAlias
 from .api import Client, connect
 
 Address: TypeAlias = "str | os.PathLike[str] | None"
+URL_PREFIX = "fs3://"
 
 _clients: dict[tuple[str, str | None], Client] = {}
 _lock = threading.Lock()
@@ -40,6 +41,16 @@ def close_shared_clients() -> None:
         _clients.clear()
     for client in clients:
         client.close()
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Address ("" if none) and path: ``fs3://host:port/path``, ``fs3:///path``, ``fs3:/path``."""
+    if not url.startswith(URL_PREFIX):
+        return "", url.removeprefix("fs3:")
+    address, slash, path = url[len(URL_PREFIX) :].partition("/")
+    if ":" in address:
+        return address, slash + path
+    return "", address + slash + path  # some put the prefix before a path without its first slash
 
 
 def _after_fork_in_child() -> None:

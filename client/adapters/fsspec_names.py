@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fsspec.spec import AbstractFileSystem
 from fsspec.utils import stringify_path
 
-from fs3.client.shared_clients import Address, shared_client
+from fs3.client.shared_clients import URL_PREFIX, Address, shared_client, split_url
 
 if TYPE_CHECKING:
     from fs3.client.api import Client
 
 T = TypeVar("T")
-_PREFIX = "fs3://"
 
 
 class Fs3Names(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
@@ -57,17 +56,17 @@ class Fs3Names(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
     def _strip_protocol(cls, path: Any) -> Any:
         if isinstance(path, list):
             return [cls._strip_protocol(one) for one in path]
-        return "/" + _split(stringify_path(path))[1].strip("/")
+        return "/" + split_url(stringify_path(path))[1].strip("/")
 
     def unstrip_protocol(self, name: str) -> str:
         """The URL of a path; with the address, if this file system was given one as host:port."""
         address = os.fspath(self.address) if self.address is not None else ""
         host = address if ":" in address and "/" not in address else ""
-        return f"{_PREFIX}{host}{self._strip_protocol(name)}"
+        return f"{URL_PREFIX}{host}{self._strip_protocol(name)}"
 
     @staticmethod
     def _get_kwargs_from_urls(path: str) -> dict[str, str]:
-        address = _split(stringify_path(path))[0]
+        address = split_url(stringify_path(path))[0]
         return {"address": address} if address else {}
 
     @classmethod
@@ -233,16 +232,6 @@ class Fs3Names(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
                 raise
         self.client.makedirs(self._parent(path), exist_ok=True)
         return make()
-
-
-def _split(url: str) -> tuple[str, str]:
-    """Address, "" if none is said, and path."""
-    if not url.startswith(_PREFIX):
-        return "", url.removeprefix("fs3:")
-    address, slash, path = url[len(_PREFIX) :].partition("/")
-    if ":" in address:
-        return address, slash + path
-    return "", address + slash + path  # some put the prefix before a path without its first slash
 
 
 def _info(path: str, found: os.stat_result, link: bool) -> dict[str, Any]:
