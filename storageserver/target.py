@@ -209,7 +209,7 @@ class Target:
             clean = np.flatnonzero(~dirty)
             self._read_clean(job, indexes[clean], items[clean], [chunks[i] for i in clean])
             self.feed(events)
-        elif not items["length"].any():
+        elif chunks and not items["length"].any():
             found = job.look(indexes, self.store.columns["version"][rows] * (rows >= 0))
             self.values.looked_up(chunks, found)
         else:
