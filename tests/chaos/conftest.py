@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos import namespaces
-from chaos.networked_cluster import NetworkedCluster
-from chaos.work import Work
+
+from . import namespaces
+from .networked_cluster import NetworkedCluster
+from .work import Work
 
 
 @pytest.fixture(scope="module")

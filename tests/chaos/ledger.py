@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chaos.networked_cluster import NetworkedCluster
-
 from fs3.client.api import Client
+
+from .networked_cluster import NetworkedCluster
 
 _BYTES_MAX = 300_000  # a few chunks
 _KEPT = 40  # files of one worker: the oldest are removed

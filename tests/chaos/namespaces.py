@@ -61,8 +61,10 @@ class Network:
                 _ip([f"link set {place} master br0", f"link set {place} up"], switch)
                 address = f"addr add {self.address(place)}/24 dev eth0"
                 up = ["link set lo up", "link set eth0 up"]
-                _ip([f"link set eth0 address 02:f5:03:00:00:{number:02x}", address, *up], 
-                    self._name(place))
+                _ip(
+                    [f"link set eth0 address 02:f5:03:00:00:{number:02x}", address, *up],
+                    self._name(place),
+                )
         except BaseException:
             self.close()
             raise

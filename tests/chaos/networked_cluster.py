@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from chaos.namespaces import Network
-
 from fs3.client import mounts
 from fs3.client.administration import Administration, ClusterStatus
 from fs3.client.api import Client, connect
@@ -34,6 +32,8 @@ from fs3.client.daemon_configs import Extra, metaserver_config, storageserver_co
 from fs3.core.types import PublicState
 from fs3.errors import Code, Fs3Error
 
+from .namespaces import Network
+
 WAIT_S = 120.0  # for anything that must happen, on a loaded machine
 _POLL_S = 0.1
 _LOG_LINES = 40
@@ -43,6 +43,7 @@ METASERVER: Extra = {
     "chunk_bytes": 65536,
     "manager": {"lease_ms": 1500, "heartbeat_ms": 250, "tick_ms": 50},
 }
+STORAGESERVER: Extra = {"unreachable_ms": 1500}
 
 
 def wait_for(condition: Callable[[], str | None], timeout_s: float = WAIT_S) -> None:
@@ -139,7 +140,7 @@ class NetworkedCluster:
             for target in node.targets:
                 (disk / f"target-{target}").mkdir()
                 (directory / f"target-{target}").symlink_to(disk / f"target-{target}")
-            text = storageserver_config(self.files, specification, node, 1 << 30, {})
+            text = storageserver_config(self.files, specification, node, 1 << 30, STORAGESERVER)
             (directory / "config.toml").write_text(text)
         self.files.write(specification)
 
@@ -241,9 +242,15 @@ class NetworkedCluster:
     @contextmanager
     def client(self, place: str, timeout_s: float = 20.0) -> Iterator[Client]:
         """A native client, for the calling thread, which is at ``place`` meanwhile."""
-        with self.network.inside(place), connect(
-            self.files.root, timeout_s=timeout_s, metadata_timeout_s=timeout_s, connect_timeout_s=60
-        ) as client:
+        with (
+            self.network.inside(place),
+            connect(
+                self.files.root,
+                timeout_s=timeout_s,
+                metadata_timeout_s=timeout_s,
+                connect_timeout_s=60,
+            ) as client,
+        ):
             yield client
 
     def mount(self, place: str) -> Path:

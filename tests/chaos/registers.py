@@ -20,11 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from chaos.networked_cluster import NetworkedCluster
 from sim.linearizability import NEVER, Operation, Update, linearizable
 
 from fs3.client.api import Client
 from fs3.core.chunks import UpdateKind
+
+from .networked_cluster import NetworkedCluster
 
 REGISTER_BYTES = 64
 _PART_BYTES = 16

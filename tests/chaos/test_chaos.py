@@ -6,8 +6,9 @@ import os
 import signal
 
 import pytest
-from chaos.networked_cluster import NetworkedCluster, wait_for
-from chaos.work import Work
+
+from .networked_cluster import NetworkedCluster, wait_for
+from .work import Work
 
 pytestmark = [
     pytest.mark.cluster,
@@ -26,6 +27,15 @@ def wait_until_out(cluster: NetworkedCluster, node: str) -> None:
         chains = cluster.status().chains
         serves = [c.chain for c in chains for r in c.serving if r.node == number]
         return f"node {number} still serves chains {serves}" if serves else None
+
+    wait_for(complaint)
+
+
+def wait_until_changed(cluster: NetworkedCluster, version: int) -> None:
+    """Until routing is newer than ``version``."""
+
+    def complaint() -> str | None:
+        return None if cluster.status().routing_version > version else "no chain has changed"
 
     wait_for(complaint)
 
@@ -69,13 +79,12 @@ def test_the_metaserver_stops_for_longer_than_the_leases(
 
 def test_a_node_is_unplugged(cluster: NetworkedCluster, work: Work) -> None:
     with work.going_on():
-        for node in cluster.nodes:
-            cluster.network.unplug(node)
-            wait_until_out(cluster, node)
-            work.progress(50)
-            cluster.network.heal()
-            work.progress(50)
-            cluster.wait_healthy()
+        cluster.network.unplug("node-1")
+        wait_until_out(cluster, "node-1")
+        work.progress(50)
+        cluster.network.heal()
+        work.progress(50)
+        cluster.wait_healthy()
 
 
 @pytest.mark.parametrize("ways", ["both", "from the node", "to the node"])
@@ -103,4 +112,35 @@ def test_clients_and_nodes_lose_each_other(cluster: NetworkedCluster, work: Work
             cluster.network.cut(client, node)
         work.progress(50)
         cluster.network.heal()
+        work.progress(50)
+
+
+def test_neighbours_of_a_chain_lose_each_other_while_both_reach_the_manager(
+    cluster: NetworkedCluster, work: Work
+) -> None:
+    """Every pair in turn, in whichever order the chains have them by then: both ways, one way."""
+    with work.going_on():
+        for ways in (
+            [("node-1", "node-2"), ("node-2", "node-1")],
+            [("node-2", "node-3")],
+            [("node-3", "node-1")],
+        ):
+            before = cluster.status().routing_version
+            for source, destination in ways:
+                cluster.network.cut(source, destination)
+            wait_until_changed(cluster, before)
+            work.progress(100)
+            cluster.network.heal()
+            cluster.wait_healthy()
+            work.progress(50)
+
+
+def test_a_node_loses_all_others_but_not_the_manager(cluster: NetworkedCluster, work: Work) -> None:
+    with work.going_on():
+        for node in ("node-2", "node-3"):
+            cluster.network.cut("node-1", node)
+        wait_until_out(cluster, "node-1")
+        work.progress(100)
+        cluster.network.heal()
+        cluster.wait_healthy()
         work.progress(50)

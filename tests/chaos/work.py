@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from chaos.ledger import Bookkeeper, MountBookkeeper, NativeBookkeeper
-from chaos.networked_cluster import NetworkedCluster, wait_for
-from chaos.registers import MountWorker, NativeWorker, Registers, Worker
+from .ledger import Bookkeeper, MountBookkeeper, NativeBookkeeper
+from .networked_cluster import NetworkedCluster, wait_for
+from .registers import MountWorker, NativeWorker, Registers, Worker
 
 _REGISTERS = 6
 _CHUNK_BYTES = 65536
@@ -19,7 +19,9 @@ _CHUNK_BYTES = 65536
 class Work:
     """Five workers at three places: registers and files, natively and through two mounts."""
 
-    def __init__(self, cluster: NetworkedCluster, mountpoints: tuple[Path, Path], name: str) -> None:
+    def __init__(
+        self, cluster: NetworkedCluster, mountpoints: tuple[Path, Path], name: str
+    ) -> None:
         self._cluster = cluster
         self._mountpoints = mountpoints
         self.registers = Registers(name, _REGISTERS, _CHUNK_BYTES)
