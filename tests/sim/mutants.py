@@ -41,7 +41,7 @@ FOUND_BY: dict[str, int] = {
     "lease_without_a_version": 28,
     "forward_meets_a_copy": 6,
     "late_readers_share_the_answer": 0,
-    "resync_compares_versions": 12,
+    "resync_compares_versions": 19,
     "acks_by_version": 4,
     "refusals_are_forgotten": 7,
     "resync_trusts_what_is_on_its_way": 117,
@@ -54,9 +54,9 @@ FOUND_BY: dict[str, int] = {
     "commit_before_the_ack": 0,
     "serve_past_the_lease": 19,
     "channels_stay_at_the_head": 106,
-    "dirty_read": 0,
-    "old_read": 14,
-    "forwards_are_forgotten": 0,
+    "dirty_read": 16,
+    "old_read": 24,
+    "forwards_are_forgotten": 9,
     "resync_forgets_last_steps": 16,
     "resync_keeps_junk": 30,
 }
@@ -402,7 +402,7 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
 
 def settings_of(name: str, seed: int) -> Settings:
     """The world in which ``seed`` looks for this mutant."""
-    return replace(draw(seed), **FOCUS.get(name, {}))
+    return replace(draw(seed), **{"rift": False, **FOCUS.get(name, {})})
 
 
 @contextmanager
