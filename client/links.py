@@ -19,8 +19,9 @@ from fs3.log import get_logger
 from fs3.routing import NodeInfo
 from fs3.transport.client import Tcp, drive
 from fs3.transport.interface import ClientConnection, Completion, Transport
+from fs3.transport.rdma.choosing import Rdma
 
-TRANSPORTS: tuple[Transport, ...] = (Tcp(),)  # the best first
+TRANSPORTS: tuple[Transport, ...] = (Rdma(), Tcp())  # the best first
 _AVOID_S = 10.0  # a transport that broke
 _log = get_logger(__name__)
 

@@ -20,6 +20,18 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RdmaEndpoint:
+    """One address of one RDMA port of a node."""
+
+    gid: bytes  # 16 bytes
+    lid: int  # of InfiniBand
+    mtu_bytes: int
+    infiniband: bool  # else Ethernet
+    roce_v2: bool  # on Ethernet; else v1
+    name: str  # device:port, for people
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeInfo:
     """A process that serves targets."""
 
@@ -29,6 +41,7 @@ class NodeInfo:
     control_address: str  # host:port of gRPC
     incarnation: int  # drawn anew at each start
     alive: bool
+    rdma: tuple[RdmaEndpoint, ...] = ()  # where queue pairs may lead to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

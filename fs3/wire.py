@@ -28,7 +28,15 @@ from fs3.core.types import (
 from fs3.errors import Code, Fs3Error
 from fs3.jobs import Job, JobKind, JobProgress, JobState, Move
 from fs3.proto import cluster_pb2, common_pb2, metadata_pb2
-from fs3.routing import ChainTable, NodeInfo, Routing, RoutingDelta, TargetInfo, difference
+from fs3.routing import (
+    ChainTable,
+    NodeInfo,
+    RdmaEndpoint,
+    Routing,
+    RoutingDelta,
+    TargetInfo,
+    difference,
+)
 from fs3.types import (
     FILE_BYTES_MAX,
     NAME_BYTES_MAX,
@@ -44,6 +52,7 @@ from fs3.wire_kv import decode_namespace, encode_namespace
 
 GIDS_MAX = 65_536  # the kernel's NGROUPS_MAX
 PERMISSIONS_MAX = 0o7777
+GID_BYTES = 16  # of an RDMA endpoint
 _LAID_OUT = (FileKind.FILE, FileKind.DIRECTORY)  # only these have, or hand down, a layout
 _NO_LAYOUT = Layout(0, 0, 0)
 _Enum = TypeVar("_Enum", bound=IntEnum)
@@ -272,6 +281,7 @@ def encode_node(node: NodeInfo) -> cluster_pb2.Node:
         control_address=node.control_address,
         incarnation=node.incarnation,
         alive=node.alive,
+        rdma=map(encode_rdma_endpoint, node.rdma),
     )
 
 
@@ -284,6 +294,35 @@ def decode_node(message: cluster_pb2.Node) -> NodeInfo:
         control_address=message.control_address,
         incarnation=message.incarnation,
         alive=message.alive,
+        rdma=tuple(map(decode_rdma_endpoint, message.rdma)),
+    )
+
+
+def encode_rdma_endpoint(endpoint: RdmaEndpoint) -> common_pb2.RdmaEndpoint:
+    """See the module."""
+    return common_pb2.RdmaEndpoint(
+        gid=endpoint.gid,
+        lid=endpoint.lid,
+        mtu_bytes=endpoint.mtu_bytes,
+        infiniband=endpoint.infiniband,
+        roce_v2=endpoint.roce_v2,
+        name=endpoint.name,
+    )
+
+
+def decode_rdma_endpoint(message: common_pb2.RdmaEndpoint) -> RdmaEndpoint:
+    """See the module."""
+    if len(message.gid) != GID_BYTES:
+        raise Fs3Error(
+            Code.INVALID, f"a GID of {len(message.gid)} bytes is not allowed: {GID_BYTES} are"
+        )
+    return RdmaEndpoint(
+        gid=message.gid,
+        lid=message.lid,
+        mtu_bytes=message.mtu_bytes,
+        infiniband=message.infiniband,
+        roce_v2=message.roce_v2,
+        name=message.name,
     )
 
 

@@ -32,20 +32,22 @@ class TargetReport(_message.Message):
     def __init__(self, target: _Optional[int] = ..., local_state: _Optional[int] = ..., chain_version: _Optional[int] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., chunks: _Optional[int] = ..., problem: _Optional[str] = ..., sync_done_chunks: _Optional[int] = ..., sync_total_chunks: _Optional[int] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node", "host", "data_address", "control_address", "incarnation", "alive")
+    __slots__ = ("node", "host", "data_address", "control_address", "incarnation", "alive", "rdma")
     NODE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     DATA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     CONTROL_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
+    RDMA_FIELD_NUMBER: _ClassVar[int]
     node: int
     host: str
     data_address: str
     control_address: str
     incarnation: int
     alive: bool
-    def __init__(self, node: _Optional[int] = ..., host: _Optional[str] = ..., data_address: _Optional[str] = ..., control_address: _Optional[str] = ..., incarnation: _Optional[int] = ..., alive: _Optional[bool] = ...) -> None: ...
+    rdma: _containers.RepeatedCompositeFieldContainer[_common_pb2.RdmaEndpoint]
+    def __init__(self, node: _Optional[int] = ..., host: _Optional[str] = ..., data_address: _Optional[str] = ..., control_address: _Optional[str] = ..., incarnation: _Optional[int] = ..., alive: _Optional[bool] = ..., rdma: _Optional[_Iterable[_Union[_common_pb2.RdmaEndpoint, _Mapping]]] = ...) -> None: ...
 
 class RegisterNodeRequest(_message.Message):
     __slots__ = ("header", "node", "targets")
@@ -66,22 +68,20 @@ class RegisterNodeReply(_message.Message):
     def __init__(self, heartbeat_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("header", "node", "incarnation", "sequence", "targets", "routing_version", "unreachable")
+    __slots__ = ("header", "node", "incarnation", "sequence", "targets", "routing_version")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
-    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.RequestHeader
     node: int
     incarnation: int
     sequence: int
     targets: _containers.RepeatedCompositeFieldContainer[TargetReport]
     routing_version: int
-    unreachable: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ..., routing_version: _Optional[int] = ..., unreachable: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ..., routing_version: _Optional[int] = ...) -> None: ...
 
 class TargetLease(_message.Message):
     __slots__ = ("target", "chain_version")
@@ -258,16 +258,14 @@ class GetStatusRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("node", "heartbeat_age_ms", "targets", "unreachable")
+    __slots__ = ("node", "heartbeat_age_ms", "targets")
     NODE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
-    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
     node: Node
     heartbeat_age_ms: int
     targets: _containers.RepeatedCompositeFieldContainer[TargetReport]
-    unreachable: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ..., unreachable: _Optional[_Iterable[int]] = ...) -> None: ...
+    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("cluster_id", "routing_version", "nodes", "clients")

@@ -250,3 +250,37 @@ class KvStatsReply(_message.Message):
     STATS_FIELD_NUMBER: _ClassVar[int]
     stats: _containers.RepeatedCompositeFieldContainer[KvStats]
     def __init__(self, stats: _Optional[_Iterable[_Union[KvStats, _Mapping]]] = ...) -> None: ...
+
+class QueuePairEnd(_message.Message):
+    __slots__ = ("endpoint", "queue_pair", "sequence_number", "slots", "slot_bytes", "reads_max")
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_PAIR_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    SLOT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    READS_MAX_FIELD_NUMBER: _ClassVar[int]
+    endpoint: _common_pb2.RdmaEndpoint
+    queue_pair: int
+    sequence_number: int
+    slots: int
+    slot_bytes: int
+    reads_max: int
+    def __init__(self, endpoint: _Optional[_Union[_common_pb2.RdmaEndpoint, _Mapping]] = ..., queue_pair: _Optional[int] = ..., sequence_number: _Optional[int] = ..., slots: _Optional[int] = ..., slot_bytes: _Optional[int] = ..., reads_max: _Optional[int] = ...) -> None: ...
+
+class ConnectQueuePairRequest(_message.Message):
+    __slots__ = ("header", "caller", "gid")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    caller: QueuePairEnd
+    gid: bytes
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., caller: _Optional[_Union[QueuePairEnd, _Mapping]] = ..., gid: _Optional[bytes] = ...) -> None: ...
+
+class ConnectQueuePairReply(_message.Message):
+    __slots__ = ("server", "link")
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    server: QueuePairEnd
+    link: int
+    def __init__(self, server: _Optional[_Union[QueuePairEnd, _Mapping]] = ..., link: _Optional[int] = ...) -> None: ...

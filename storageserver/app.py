@@ -13,12 +13,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fs3 import __version__, dataplane
+from fs3 import __version__
 from fs3.buffers import BufferPool
 from fs3.clock import Clock, SystemClock
 from fs3.core import messages as m
 from fs3.core.replica import Limits
-from fs3.core.types import Chain, ChainId, ChainVersion, NodeId, TargetId
+from fs3.core.types import Chain, ChainId, ChainVersion, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.log import configure_logging, get_logger
 from fs3.proto import cluster_pb2, storage_pb2
@@ -27,8 +27,11 @@ from fs3.routing import Routing
 from fs3.rpc import Handlers
 from fs3.rpc_grpc import serve_grpc
 from fs3.settings import add_flags, flags_of, load
+from fs3.transport.rdma.ports import open_ports
+from fs3.transport.rdma.serving import RdmaLimits, RdmaServer
 from fs3.transport.tcp import FrameServer, serve_handlers
 from fs3.transport.tcp import Limits as PortLimits
+from fs3.wire import encode_rdma_endpoint
 
 from .checking import check_targets
 from .chunkstore.interface import BadChunk
@@ -37,7 +40,6 @@ from .jobs import Payload
 from .member import Member
 from .neighbours import Neighbours
 from .opening import open_target
-from .reaching import Reaching
 from .scrub import Scrubber
 from .service import StorageControl
 from .settings import StorageSettings
@@ -70,15 +72,8 @@ class StorageServer:
             limits=PortLimits(connections=settings.connections_max),
             pool=self._pool,
         )
+        self._rdma = self._make_rdma()
         self._data = DataServer(self._server, self._targets, self._pool)
-        self._reaching = Reaching(
-            NodeId(settings.node_id),
-            settings.unreachable_ms,
-            self._neighbours,
-            clock,
-            self.state_changed,
-        )
-        self._server.take([dataplane.PROBE], self._reaching.on_frame)
         paths = {TargetId(t.id): t.path for t in settings.targets}
         self._scrubbers = {t: self._make_scrubber(self._targets[t], paths[t]) for t in paths}
         self._control = StorageControl(
@@ -86,6 +81,7 @@ class StorageServer:
             self._targets,
             {target: str(path) for target, path in paths.items()},
             self._scrubbers,
+            self._rdma,
         )
         handlers = Handlers(settings.cluster_id)
         handlers.add(storage_pb2.DESCRIPTOR.services_by_name["StorageControl"], self._control)
@@ -99,6 +95,15 @@ class StorageServer:
     def data_address(self) -> str:
         """Where the data port listens."""
         return self._server.address
+
+    def _make_rdma(self) -> RdmaServer | None:
+        """None if there is no device, or none is wanted: everything goes over TCP then."""
+        said = self._settings.rdma
+        ports = open_ports(said.devices)[0] if said.enabled else []
+        if not ports:
+            return None
+        limits = RdmaLimits(links=said.links_max, pulled_bytes=said.pulled_bytes)
+        return RdmaServer(self._server, ports, limits)
 
     def _make_targets(self) -> dict[TargetId, Target]:
         limits = Limits(
@@ -144,6 +149,7 @@ class StorageServer:
             data_address=self.data_address,
             control_address=self.control_address,
             incarnation=secrets.randbits(63) + 1,
+            rdma=map(encode_rdma_endpoint, self._rdma.endpoints if self._rdma else ()),
         )
         return Member(
             node,
@@ -154,7 +160,6 @@ class StorageServer:
             reports=self._reports,
             on_routing=self._on_routing,
             on_lease=self._on_lease,
-            unreachable=lambda: self._reaching.unreachable,
         )
 
     # --- what targets need (surroundings.py) -------------------------------------------------
@@ -229,10 +234,6 @@ class StorageServer:
             if info.node in routing.nodes
         }
         self._neighbours.route(address_of, wanted)
-        nodes = {routing.targets[t].node for t in wanted if t in routing.targets}
-        self._reaching.route(
-            {n: routing.nodes[n].data_address for n in nodes if n in routing.nodes}
-        )
         self._data.set_chains(mine)
         self._control.set_chains(mine)
         for target_id, target in self._targets.items():
@@ -259,7 +260,6 @@ class StorageServer:
     def _tick(self) -> None:
         for target in self._targets.values():
             target.tick()
-        self._reaching.tick()
         self.reactor.call_later(self._settings.tick_ms / 1000, self._tick)
 
     def _background(self) -> None:
@@ -282,6 +282,8 @@ class StorageServer:
         """After :meth:`run`: close what is open."""
         self._grpc.stop(_DRAIN_S).wait()
         self._handler_threads.close()
+        if self._rdma is not None:
+            self._rdma.close()
         self._server.close()
         self._neighbours.close()
         for scrubber in self._scrubbers.values():

@@ -29,7 +29,7 @@ from fs3.core.types import (
 )
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
-from fs3.transport.tcp import Connection, FrameServer, Request
+from fs3.transport.tcp import Caller, FrameServer, Request
 
 from . import peerwire
 from .jobs import BufferOwner, Payload, ReadJob, WriteJob
@@ -68,11 +68,11 @@ class DataServer:
 
     @staticmethod
     def _guarded(
-        handle: Callable[[Connection, Request, BufferOwner | None], None],
-    ) -> Callable[[Connection, Request], None]:
+        handle: Callable[[Caller, Request, BufferOwner | None], None],
+    ) -> Callable[[Caller, Request], None]:
         """Own the body, and answer a request that makes no sense with what is wrong with it."""
 
-        def on_frame(connection: Connection, request: Request) -> None:
+        def on_frame(connection: Caller, request: Request) -> None:
             body = BufferOwner(request.body) if request.body is not None else None
             try:
                 handle(connection, request, body)
@@ -83,7 +83,7 @@ class DataServer:
 
     # --- reads -----------------------------------------------------------------------------------
 
-    def _on_read(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+    def _on_read(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
         if body is not None:
             raise Fs3Error(Code.PROTOCOL, "a READ_BATCH has no body")
         items = dataplane.decode_items(request.head, dataplane.READ_ITEM)
@@ -106,9 +106,7 @@ class DataServer:
             else:
                 target.read(job, indexes)
 
-    def _on_suspect(
-        self, connection: Connection, request: Request, body: BufferOwner | None
-    ) -> None:
+    def _on_suspect(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
         """A reader got whole checksum blocks, which nobody checks here, with a wrong CRC."""
         if body is not None:
             raise Fs3Error(Code.PROTOCOL, "a SUSPECT has no body")
@@ -118,7 +116,7 @@ class DataServer:
                 target.repairs.suspect(ChunkId(chunk), "a reader got bytes with a wrong CRC")
         _replier(connection, request)(b"", ())
 
-    def _on_pin(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+    def _on_pin(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
         if body is not None:
             raise Fs3Error(Code.PROTOCOL, "a PIN has no body")
         items = dataplane.decode_items(request.head, dataplane.READ_ITEM)
@@ -133,7 +131,7 @@ class DataServer:
 
     # --- writes ----------------------------------------------------------------------------------
 
-    def _on_write(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+    def _on_write(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
         prefix_bytes = dataplane.WRITE_PREFIX.itemsize
         items = dataplane.decode_items(request.head, dataplane.WRITE_ITEM, prefix_bytes)
         prefix = np.frombuffer(request.head, dataplane.WRITE_PREFIX, 1)[0]
@@ -178,7 +176,7 @@ class DataServer:
 
     # --- neighbours ------------------------------------------------------------------------------
 
-    def _on_peer(self, connection: Connection, request: Request, body: BufferOwner | None) -> None:
+    def _on_peer(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
         view = body.buffer.view if body is not None else memoryview(b"")
         at = 0
         for_target: dict[TargetId, list[m.Message]] = defaultdict(list)
@@ -198,13 +196,12 @@ class DataServer:
                 target.deliver(messages)
 
 
-def _replier(
-    connection: Connection, request: Request
-) -> Callable[[bytes, Sequence[Payload]], None]:
+def _replier(connection: Caller, request: Request) -> Callable[[bytes, Sequence[Payload]], None]:
     def reply(head: bytes, payloads: Sequence[Payload]) -> None:
         keep = list(payloads)  # held until they are sent
         parts = [payload.view for payload in keep]
-        connection.reply(request.request_id, request.method, head, parts, keep.clear)
+        places = [payload.place for payload in keep]
+        connection.reply(request.request_id, request.method, head, parts, keep.clear, places)
 
     return reply
 

@@ -20,12 +20,16 @@ from fs3.errors import Code
 
 
 class Payload:
-    """Bytes in a pooled buffer; the buffer goes back to its pool with the last payload of it."""
+    """Bytes in a pooled buffer; the buffer goes back to its pool with the last payload of it.
 
-    __slots__ = ("_owner", "view")
+    ``place``: of a reply's, how far into the memory for all that was asked for it belongs.
+    """
 
-    def __init__(self, view: memoryview, owner: BufferOwner | None) -> None:
+    __slots__ = ("_owner", "place", "view")
+
+    def __init__(self, view: memoryview, owner: BufferOwner | None, place: int = 0) -> None:
         self.view = view
+        self.place = place
         self._owner = owner
 
 
@@ -154,4 +158,4 @@ class ReadJob(_Batch):
             else:
                 parts.append((start, start + length))
         view = self._room.buffer.view
-        return [Payload(view[start:end], self._room) for start, end in parts]
+        return [Payload(view[start:end], self._room, start) for start, end in parts]

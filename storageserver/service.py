@@ -25,6 +25,7 @@ from fs3.core.types import (
 from fs3.errors import Code, Fs3Error
 from fs3.proto import storage_pb2 as pb
 from fs3.reactor import Reactor
+from fs3.transport.rdma.serving import RdmaServer
 
 from .eviction_stats import stats_of
 from .handover import in_reactor
@@ -76,11 +77,13 @@ class StorageControl:
         targets: Mapping[TargetId, Target],
         paths: Mapping[TargetId, str],
         scrubbers: Mapping[TargetId, Scrubber],
+        rdma: RdmaServer | None = None,
     ) -> None:
         self._reactor = reactor
         self._targets = targets
         self._paths = paths
         self._scrubbers = scrubbers
+        self._rdma = rdma
         self._by_chain: Mapping[ChainId, Target] = {}
 
     def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
@@ -101,6 +104,13 @@ class StorageControl:
                 Code.STALE_CHAIN, f"chain {chain} is at version {known}, not {chain_version}"
             )
         return target
+
+    def connect_queue_pair(self, request: pb.ConnectQueuePairRequest) -> pb.ConnectQueuePairReply:
+        """The other end of a client's queue pair; Fs3Error UNSUPPORTED without RDMA."""
+        rdma = self._rdma
+        if rdma is None:
+            raise Fs3Error(Code.UNSUPPORTED, "this node offers no RDMA")
+        return self._call(lambda: rdma.connect(request))
 
     def trim_chunks(self, request: pb.TrimChunksRequest) -> pb.TrimChunksReply:
         """Remove and cut chunks through the chain, synced: what is trimmed stays trimmed."""

@@ -93,6 +93,29 @@ class EvictionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RdmaSettings:
+    """Moving payload by the NIC, for clients that can."""
+
+    enabled: bool = setting(True, help="offer RDMA where a device is found; TCP is always there")
+    devices: list[str] = setting(
+        [],
+        help="use only these: devices (mlx5_0), ports (mlx5_0:1), interfaces (eth4) or networks"
+        " (10.1.0.0/16); empty: all",
+    )
+    links_max: int = setting(1024, help="clients' queue pairs at once; each locks 1 MiB")
+    pulled_bytes: int = size(64 << 20, help="data of writes on its way here at once, of all")
+
+    def validate(self) -> None:
+        """See the fields."""
+        if self.links_max < 1 or self.pulled_bytes < 1:
+            raise Fs3Error(
+                Code.INVALID,
+                f"rdma.links_max {self.links_max} and rdma.pulled_bytes {self.pulled_bytes}:"
+                " 1 or more is allowed",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """The storageserver's settings."""
 
@@ -108,13 +131,11 @@ class StorageSettings:
     buffer_bytes: int = size(1 << 30, help="memory for payload under way at most")
     connections_max: int = setting(4096, help="connections to the data port at once")
     tick_ms: int = setting(50, help="how often time passes for the replicas")
-    unreachable_ms: int = setting(
-        3000, help="a node that shares a chain and does not answer for so long is reported"
-    )
     resync: ResyncSettings = section(ResyncSettings)
     repair: RepairSettings = section(RepairSettings)
     scrub: ScrubSettings = section(ScrubSettings)
     eviction: EvictionSettings = section(EvictionSettings)
+    rdma: RdmaSettings = section(RdmaSettings)
     log_level: str = setting("info", help="debug, info, warning or error")
     log_file: Path | None = setting(None, help="where the log goes; unset: stderr")
     port_file: Path | None = setting(
@@ -138,11 +159,5 @@ class StorageSettings:
             raise Fs3Error(Code.INVALID, f"targets.id {doubled[0]} appears twice: once is allowed")
         if not self.metaservers:
             raise Fs3Error(Code.INVALID, "metaservers is empty: at least one address is needed")
-        if self.unreachable_ms < 10 * self.tick_ms:
-            raise Fs3Error(
-                Code.INVALID,
-                f"unreachable_ms {self.unreachable_ms} is not allowed: at least ten times tick_ms"
-                f" ({self.tick_ms}) is",
-            )
         for address in (self.listen, self.grpc_listen, *self.metaservers):
             parse(address)

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from fs3 import frames
 from fs3.buffers import BufferPool, PooledBuffer
@@ -58,7 +58,40 @@ class Request(NamedTuple):
     kind: int = FrameKind.REQUEST
 
 
-OnFrame = Callable[["Connection", Request], None]
+class Caller(Protocol):
+    """Who sent a request, and where its answer goes, whatever it came by."""
+
+    @property
+    def peer(self) -> str:
+        """For logs."""
+
+    @property
+    def closed(self) -> bool:
+        """It has gone: answers are dropped."""
+
+    def reply(
+        self,
+        request_id: int,
+        method: int,
+        head: Buffer,
+        body_parts: Sequence[memoryview] = (),
+        on_sent: Callable[[], None] | None = None,
+        places: Sequence[int] | None = None,
+    ) -> None:
+        """Answer a request. ``on_sent`` is called exactly once, also when the peer is gone.
+
+        ``places``: how far into the memory that the caller has for the body each part belongs;
+        None: one behind the other. Only a transport that writes there itself needs to know.
+        """
+
+    def fail(self, request: Request, error: Fs3Error) -> None:
+        """Answer a request with an error."""
+
+    def close(self) -> None:
+        """At once. Idempotent."""
+
+
+OnFrame = Callable[[Caller, Request], None]
 
 
 class _State(Enum):
@@ -83,6 +116,7 @@ class Connection:
     ) -> None:
         self.peer = _peer_name(connected)
         self.received_bytes = 0
+        self.closers: list[Callable[[], None]] = []  # called when it has closed
         self._reactor = reactor
         self._socket = connected
         self._fd = connected.fileno()
@@ -128,8 +162,9 @@ class Connection:
         head: Buffer,
         body_parts: Sequence[memoryview] = (),
         on_sent: Callable[[], None] | None = None,
+        places: Sequence[int] | None = None,
     ) -> None:
-        """Answer a request. ``on_sent`` is called exactly once, also when the peer is gone."""
+        """See :class:`Caller`."""
         self.send(FrameKind.REPLY, method, request_id, head, body_parts, on_sent)
 
     def fail(self, request: Request, error: Fs3Error) -> None:
@@ -180,6 +215,9 @@ class Connection:
         self._drop_input()
         self._output.abandon()
         self._on_closed(self)
+        closers, self.closers = self.closers, []
+        for closer in closers:
+            closer()
 
     def _on_bug(self, _error: Exception) -> None:
         self.close()

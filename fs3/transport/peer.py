@@ -19,7 +19,7 @@ from fs3.frames import Buffer, FrameKind, decode_error
 from fs3.log import get_logger
 from fs3.reactor import FAILED, WRITABLE, Reactor, Timer
 from fs3.transport.address import SocketAddress, open_socket, resolve
-from fs3.transport.connection import Connection, Limits, Request
+from fs3.transport.connection import Caller, Connection, Limits, Request
 
 _CONNECT_S = 3.0
 _BACKOFF_S_MIN = 0.05
@@ -80,11 +80,6 @@ class FramePeer:
             return False
         connection.send(FrameKind.REQUEST, method, 0, head, body_parts, on_sent)
         return True
-
-    def renew(self, older_than_s: float) -> None:
-        """Give up the connection, if it is older than this, and make another."""
-        if self._connection is not None and time.monotonic() - self._up_at_s > older_than_s:
-            self._connection.close()
 
     def close(self) -> None:
         """For good; ``on_state`` is not called. Idempotent."""
@@ -179,7 +174,7 @@ class FramePeer:
         self._backoff_s = min(self._backoff_s * 2, _BACKOFF_S_MAX)
         self._timer = self._reactor.call_later(delay_s, self._look_up)
 
-    def _on_frame(self, connection: Connection, request: Request) -> None:
+    def _on_frame(self, connection: Caller, request: Request) -> None:
         error = decode_error(request.head)
         _log.warning("peer_refused", peer=self.address, reason=str(error))
         connection.close()

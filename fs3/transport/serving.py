@@ -15,7 +15,7 @@ from fs3 import frames
 from fs3.errors import Code, Fs3Error
 from fs3.reactor import Reactor
 from fs3.rpc import Handlers
-from fs3.transport.connection import Connection, OnFrame, Request
+from fs3.transport.connection import Caller, OnFrame, Request
 
 _QUEUED_PER_WORKER = 64
 _GONE = Fs3Error(Code.CANCELLED, "the caller has gone")
@@ -38,7 +38,7 @@ class HandlerThreads:
         self._reactor = server.reactor
         self._queued_max = workers * _QUEUED_PER_WORKER
         self._queued = 0  # not answered yet; the reactor's thread counts
-        self._queue: queue.SimpleQueue[tuple[Connection, Request] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Caller, Request] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._work, name=f"handler-{i}", daemon=True)
             for i in range(workers)
@@ -46,7 +46,7 @@ class HandlerThreads:
         for thread in self._threads:
             thread.start()
 
-    def on_frame(self, connection: Connection, request: Request) -> None:
+    def on_frame(self, connection: Caller, request: Request) -> None:
         """In the reactor's thread."""
         if request.body is not None:
             request.body.release()
@@ -91,12 +91,12 @@ class HandlerThreads:
             )
         return reply
 
-    def _done(self, connection: Connection, request: Request, outcome: bytes | Fs3Error) -> None:
+    def _done(self, connection: Caller, request: Request, outcome: bytes | Fs3Error) -> None:
         self._queued -= 1
         _answer(connection, request, outcome)
 
 
-def _answer(connection: Connection, request: Request, outcome: bytes | Fs3Error) -> None:
+def _answer(connection: Caller, request: Request, outcome: bytes | Fs3Error) -> None:
     if isinstance(outcome, Fs3Error):
         connection.fail(request, outcome)
     else:

@@ -16,11 +16,12 @@ from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.reactor import READABLE, Reactor
 from fs3.transport.address import render, resolve, tune
-from fs3.transport.connection import Connection, Limits, OnFrame, Request
+from fs3.transport.connection import Caller, Connection, Limits, OnFrame, Request
 from fs3.transport.peer import FramePeer, open_frame_peer
 from fs3.transport.serving import HandlerThreads, serve_handlers
 
 __all__ = [
+    "Caller",
     "Connection",
     "FramePeer",
     "FrameServer",
@@ -111,7 +112,7 @@ class FrameServer:
             self.cluster_id,
             self.pool,
             self.limits,
-            self._dispatch,
+            self.dispatch,
             self._forget,
         )
         self._connections[connection] = 0
@@ -121,8 +122,9 @@ class FrameServer:
                 Fs3Error(Code.BUSY, f"{limit} connections are open; no more are allowed here")
             )
 
-    def _dispatch(self, connection: Connection, request: Request) -> None:
-        self._takers.get(request.method, self._on_frame)(connection, request)
+    def dispatch(self, caller: Caller, request: Request) -> None:
+        """Hand a request, of whichever transport, to who takes its method."""
+        self._takers.get(request.method, self._on_frame)(caller, request)
 
     def _forget(self, connection: Connection) -> None:
         del self._connections[connection]
@@ -149,7 +151,7 @@ class FrameServer:
         self._sweeper = self.reactor.call_later(self.limits.stall_s, self._sweep)
 
 
-def _refuse_method(connection: Connection, request: Request) -> None:
+def _refuse_method(connection: Caller, request: Request) -> None:
     if request.body is not None:
         request.body.release()
     connection.fail(

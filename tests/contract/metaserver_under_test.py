@@ -96,6 +96,11 @@ class FakeStorage:
     def get_kv_stats(self, request: storage_pb2.GetKvStatsRequest) -> storage_pb2.KvStatsReply:
         return storage_pb2.KvStatsReply()
 
+    def connect_queue_pair(
+        self, request: storage_pb2.ConnectQueuePairRequest
+    ) -> storage_pb2.ConnectQueuePairReply:
+        raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
+
     def get_scrub(self, request: storage_pb2.GetScrubRequest) -> storage_pb2.ScrubReply:
         raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
 

@@ -19,7 +19,8 @@ import pytest
 from vm import CACHE, DIED, TIMEOUT, Guest, why_not
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent
+# What tests of real clusters and of the transport share.
+sys.path += [str(HERE.parent / "cluster"), str(HERE.parent / "contract")]
 REPORTS = "FS3_TEST_RDMA_REPORTS"  # set in the guest: where the reports go
 GUEST_S = 300  # a file's tests in the guest
 DEBIAN_PACKAGES = Path("/usr/lib/python3/dist-packages")

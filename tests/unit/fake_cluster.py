@@ -230,6 +230,9 @@ class FakeNode:
     def scan_chunks(self, request):
         raise Fs3Error(Code.UNSUPPORTED, "not in the fake")
 
+    def connect_queue_pair(self, request):
+        raise Fs3Error(Code.UNSUPPORTED, "not in the fake")
+
     def get_scrub(self, request):
         return storage_pb2.ScrubReply()
 

@@ -1,0 +1,91 @@
+"""A cluster whose data travels by RDMA: three storageservers, a native client, a FUSE mount."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running_cluster import RunningCluster
+
+from fs3.client.api import Client
+
+pytestmark = [pytest.mark.rdma, pytest.mark.cluster, pytest.mark.long]
+
+CHUNK = 1 << 20
+
+
+def nic_packets() -> int:
+    """Packets that all RDMA ports together have sent: the kernel counts."""
+    counters = Path("/sys/class/infiniband").glob("*/ports/*/hw_counters/sent_pkts")
+    return sum(int(counter.read_text()) for counter in counters)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    running = RunningCluster(tmp_path_factory.mktemp("cluster") / "data")
+    try:
+        with running:
+            yield running
+    finally:
+        running.print_logs()
+        running.local.down()
+
+
+@pytest.fixture
+def client(cluster: RunningCluster) -> Client:
+    return cluster.client()
+
+
+def test_nodes_announce_their_rdma_endpoints(cluster):
+    nodes = [node.info for node in cluster.status().nodes]
+    assert [bool(node.rdma) for node in nodes] == [True] * 3
+
+
+def test_files_are_written_and_read_back_by_another_client(cluster, client):
+    rng = random.Random(1)
+    contents = {f"/files-{n}": rng.randbytes(rng.randrange(3 * CHUNK)) for n in range(8)}
+    before = nic_packets()
+    for path, content in contents.items():
+        client.write(path, content)
+    written = nic_packets() - before
+    other = cluster.client()
+    assert {path: other.read(path) for path in contents} == contents
+    total = sum(map(len, contents.values()))
+    assert written >= total // 4096 // 2  # before a link is up requests go over TCP
+    assert nic_packets() - before - written >= total // 4096 // 2
+
+
+def test_a_batch_of_small_reads_over_many_files(cluster, client):
+    contents = {f"/small-{n}": os.urandom(40_000) for n in range(20)}
+    for path, content in contents.items():
+        client.write(path, content)
+    wanted = [(path, n * 97, 4096) for n, path in enumerate(list(contents) * 5)]
+    for (path, offset, length), got in zip(wanted, client.read_batch(wanted), strict=True):
+        assert got == contents[path][offset : offset + length]
+
+
+def test_a_fuse_mount_reads_and_writes(cluster):
+    before = nic_packets()
+    mount = cluster.mount()
+    content = os.urandom(5 * CHUNK + 123)
+    (mount / "through").write_bytes(content)
+    assert (mount / "through").read_bytes() == content
+    copied = subprocess.run(["cp", mount / "through", mount / "copy"], check=False)
+    assert copied.returncode == 0
+    assert cluster.client().read("/copy") == content
+    assert nic_packets() > before
+
+
+def test_a_storageserver_that_is_killed_takes_no_data_with_it(cluster, client):
+    content = os.urandom(4 * CHUNK)
+    client.write("/survives", content)
+    cluster.kill(1)
+    assert client.read("/survives") == content
+    client.write("/survives", content[::-1])
+    assert client.read("/survives") == content[::-1]
+    cluster.wait_healthy()
+    assert client.read("/survives") == content[::-1]
