@@ -53,6 +53,7 @@ class NodeStatus:
 
     info: NodeInfo
     heartbeat_age_ms: int
+    unreachable: tuple[NodeId, ...] = ()  # who shares a chain and does not answer it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,9 @@ class ClusterStatus:
         found = [
             f"node {n.info.node} ({n.info.host}) is not heard of" for n in self.nodes if not _up(n)
         ]
+        for node in self.nodes:
+            others = ", ".join(map(str, node.unreachable))
+            found += [f"node {node.info.node} does not reach node {others}"] if others else []
         for target in self.targets:
             if target.problem:
                 found.append(f"target {target.target}: {target.problem}")
@@ -204,13 +208,18 @@ class Administration:
         reply = self._manager.get_status(cluster_pb2.GetStatusRequest())
         routing = self.routing()
         reports = {TargetId(t.target): t for node in reply.nodes for t in node.targets}
-        ages = {node.node.node: node.heartbeat_age_ms for node in reply.nodes}
+        said = {NodeId(node.node.node): node for node in reply.nodes}
+        silent = cluster_pb2.NodeStatus()
         return ClusterStatus(
             cluster_id=reply.cluster_id,
             routing_version=routing.version,
             clients=reply.clients,
             nodes=tuple(
-                NodeStatus(info=info, heartbeat_age_ms=ages.get(node, 0))
+                NodeStatus(
+                    info=info,
+                    heartbeat_age_ms=said.get(node, silent).heartbeat_age_ms,
+                    unreachable=tuple(map(NodeId, said.get(node, silent).unreachable)),
+                )
                 for node, info in sorted(routing.nodes.items())
             ),
             targets=tuple(

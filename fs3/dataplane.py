@@ -14,6 +14,7 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
     SUSPECT       head READ_ITEM*                    body -
        reply      head -                             body -
     PEER          head messages between chain neighbours, one way (storageserver/peerwire.py)
+    PROBE         head does a node reach another, one way (storageserver/reaching.py)
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from fs3.frames import Buffer
 READ_BATCH = 0x1001
 WRITE_BATCH = 0x1002
 PEER = 0x1003
+PROBE = 0x1008
 SUSPECT = 0x1004  # what was read of these items does not have its CRC: look at your disk
 PIN = 0x1020  # keep KV values from eviction, for `length` seconds; 0: no longer
 

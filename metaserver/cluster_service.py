@@ -54,7 +54,11 @@ class ClusterService:
 
     def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatReply:
         granted = self._manager.heartbeat(
-            NodeId(request.node), request.incarnation, request.sequence, _reports(request.targets)
+            NodeId(request.node),
+            request.incarnation,
+            request.sequence,
+            _reports(request.targets),
+            [NodeId(node) for node in request.unreachable],
         )
         return pb.HeartbeatReply(
             lease_ms=self._settings.lease_ms,
@@ -145,6 +149,7 @@ class ClusterService:
                     node=wire.encode_node(status.node),
                     heartbeat_age_ms=min(status.heartbeat_age_ms, (1 << 32) - 1),
                     targets=map(_encode_report, status.reports),
+                    unreachable=status.unreachable,
                 )
                 for status in self._manager.status()
             ],

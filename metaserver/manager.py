@@ -15,7 +15,8 @@ step is repeated at the next tick, and the rows are read again first: they may h
 A target is taken out at once on its own word: it says it is OFFLINE, or its node registers with a
 new incarnation (a storageserver locks its directories, so the process before it is dead). Without
 its word, be its node silent or an operator's order given, only after the last lease granted for it
-has surely run out.
+has surely run out. A third reason of that kind are neighbours in a chain that do not reach each
+other (core/reach.py).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import NamedTuple
 
 from fs3.clock import Clock
 from fs3.core.chain import next_chain, violation
+from fs3.core.reach import Cuts
 from fs3.core.types import (
     Chain,
     ChainId,
@@ -66,6 +68,7 @@ class NodeStatus(NamedTuple):
     node: NodeInfo
     heartbeat_age_ms: int
     reports: tuple[Report, ...]
+    unreachable: tuple[NodeId, ...]  # who does not answer it
 
 
 class Manager:
@@ -78,6 +81,7 @@ class Manager:
         self._state = store.load()
         self.feed = RoutingFeed(self._state.routing, settings.history)
         self._members = Members(settings.lease_ms, clock.monotonic_ms())
+        self._cuts = Cuts()
         self._in_doubt = False  # the last save failed: what is stored is not known
         # Chains to look at, with the reason; kept until what follows is durable.
         self._touched: dict[ChainId, str] = {}
@@ -105,6 +109,7 @@ class Manager:
             held = dict(self._state.held)
             if old is not None and old.incarnation != node.incarnation:
                 self._members.retire(node.node, old.incarnation)
+                self._cuts.forget(node.node)
                 reason = f"node {node.node} started anew"
                 mine = targets_of(draft, node.node)
                 for target in mine:
@@ -126,9 +131,16 @@ class Manager:
         )
 
     def heartbeat(
-        self, node: NodeId, incarnation: int, sequence: int, reports: Sequence[Report]
+        self,
+        node: NodeId,
+        incarnation: int,
+        sequence: int,
+        reports: Sequence[Report],
+        unreachable: Sequence[NodeId] = (),
     ) -> Grant:
-        """Fs3Error UNKNOWN_NODE: register first. STALE_UPDATE: a later heartbeat was heard."""
+        """``unreachable``: nodes that share a chain with it and do not answer it.
+
+        Fs3Error UNKNOWN_NODE: register first. STALE_UPDATE: a later heartbeat was heard."""
         with self._locked():
             now_ms = self._clock.monotonic_ms()
             routing = self._state.routing
@@ -140,6 +152,7 @@ class Manager:
                 )
             by_target = check_reports(reports)
             self._members.hear(node, sequence, tuple(reports), now_ms)
+            self._cuts.say(node, unreachable)
             draft = routing
             if not known.alive:
                 draft = put(routing, nodes=[replace(known, alive=True)])
@@ -257,6 +270,7 @@ class Manager:
                 info,
                 max(0, now_ms - members.leases.heard_ms(info.node)),
                 members.reports.get(info.node, ()),
+                self._cuts.said_by(info.node),
             )
             for info in self.feed.current.nodes.values()
         ]
@@ -307,12 +321,14 @@ class Manager:
     def _settle(self, draft: ClusterState, now_ms: int) -> None:
         """Steps 2 to 4: everything that follows at ``now_ms`` from what is known."""
         routing = self._expire(draft.routing, now_ms)
+        for node in sorted(self._cuts.settle(now_ms)):
+            self._touch(routing, node, "nodes that do not reach each other")
         for target, why in draft.held.items():
             ended_ms = self._members.leases.ended_ms(routing.targets[target].node)
             if now_ms >= self._held_until_ms.setdefault(target, ended_ms):
                 reason = f"target {target} was ordered offline: {why}"
                 self._set_local(routing, target, LocalState.OFFLINE, reason)
-        changed = self._next_chains(routing)
+        changed = self._next_chains(routing, now_ms)
         work = Work(put(routing, chains=changed), draft.held, draft.jobs, self._view)
         work.run(frozenset(chain.chain for chain in changed))
         self._take_in(work)
@@ -347,13 +363,24 @@ class Manager:
             _log.warning("node_lost", node=info.node, host=info.host, silent_ms=silent_ms)
             for target in targets_of(draft, info.node):
                 self._set_local(draft, target, LocalState.OFFLINE, reason)
+            self._cuts.forget(info.node)
         return put(draft, nodes=[replace(info, alive=False) for info in dead]) if dead else draft
 
-    def _next_chains(self, routing: Routing) -> list[Chain]:
+    def _touch(self, routing: Routing, node: NodeId, reason: str) -> None:
+        """The chains that have a target of ``node`` must be looked at."""
+        for target in targets_of(routing, node):
+            chain = routing.targets[target].chain
+            if chain:
+                self._touched.setdefault(chain, reason)
+
+    def _next_chains(self, routing: Routing, now_ms: int) -> list[Chain]:
         changed = []
         for chain_id in self._touched:
             chain = routing.chains[chain_id]
-            new = next_chain(chain, self._members.local_states(chain))
+            local = self._cuts.local_states(
+                chain, self._members.local_states(chain), now_ms, self._members.leases.ended_ms
+            )
+            new = next_chain(chain, local)
             problem = violation(new)
             if problem is not None:
                 raise AssertionError(f"chain {chain_id} would be {problem}: {chain} -> {new}")
@@ -382,7 +409,7 @@ class Manager:
             replica = chain.replica(target) if chain is not None else None
             if chain is None or replica is None or target in self._state.held:
                 continue
-            if replica.state in _LEASED:
+            if replica.state in _LEASED and not self._cuts.is_leaving(target):
                 leases.append((target, chain.version))
         return tuple(leases)
 

@@ -68,20 +68,22 @@ class RegisterNodeReply(_message.Message):
     def __init__(self, heartbeat_ms: _Optional[int] = ..., lease_ms: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("header", "node", "incarnation", "sequence", "targets", "routing_version")
+    __slots__ = ("header", "node", "incarnation", "sequence", "targets", "routing_version", "unreachable")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     NODE_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
     ROUTING_VERSION_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
     header: _common_pb2.RequestHeader
     node: int
     incarnation: int
     sequence: int
     targets: _containers.RepeatedCompositeFieldContainer[TargetReport]
     routing_version: int
-    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ..., routing_version: _Optional[int] = ...) -> None: ...
+    unreachable: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., node: _Optional[int] = ..., incarnation: _Optional[int] = ..., sequence: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ..., routing_version: _Optional[int] = ..., unreachable: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TargetLease(_message.Message):
     __slots__ = ("target", "chain_version")
@@ -258,14 +260,16 @@ class GetStatusRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ...) -> None: ...
 
 class NodeStatus(_message.Message):
-    __slots__ = ("node", "heartbeat_age_ms", "targets")
+    __slots__ = ("node", "heartbeat_age_ms", "targets", "unreachable")
     NODE_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_AGE_MS_FIELD_NUMBER: _ClassVar[int]
     TARGETS_FIELD_NUMBER: _ClassVar[int]
+    UNREACHABLE_FIELD_NUMBER: _ClassVar[int]
     node: Node
     heartbeat_age_ms: int
     targets: _containers.RepeatedCompositeFieldContainer[TargetReport]
-    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ...) -> None: ...
+    unreachable: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, node: _Optional[_Union[Node, _Mapping]] = ..., heartbeat_age_ms: _Optional[int] = ..., targets: _Optional[_Iterable[_Union[TargetReport, _Mapping]]] = ..., unreachable: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class StatusReply(_message.Message):
     __slots__ = ("cluster_id", "routing_version", "nodes", "clients")

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fs3 import __version__
+from fs3 import __version__, dataplane
 from fs3.buffers import BufferPool
 from fs3.clock import Clock, SystemClock
 from fs3.core import messages as m
 from fs3.core.replica import Limits
-from fs3.core.types import Chain, ChainId, ChainVersion, TargetId
+from fs3.core.types import Chain, ChainId, ChainVersion, NodeId, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.log import configure_logging, get_logger
 from fs3.proto import cluster_pb2, storage_pb2
@@ -40,6 +40,7 @@ from .jobs import Payload
 from .member import Member
 from .neighbours import Neighbours
 from .opening import open_target
+from .reaching import Reaching
 from .scrub import Scrubber
 from .service import StorageControl
 from .settings import StorageSettings
@@ -74,6 +75,14 @@ class StorageServer:
         )
         self._rdma = self._make_rdma()
         self._data = DataServer(self._server, self._targets, self._pool)
+        self._reaching = Reaching(
+            NodeId(settings.node_id),
+            settings.unreachable_ms,
+            self._neighbours,
+            clock,
+            self.state_changed,
+        )
+        self._server.take([dataplane.PROBE], self._reaching.on_frame)
         paths = {TargetId(t.id): t.path for t in settings.targets}
         self._scrubbers = {t: self._make_scrubber(self._targets[t], paths[t]) for t in paths}
         self._control = StorageControl(
@@ -160,6 +169,7 @@ class StorageServer:
             reports=self._reports,
             on_routing=self._on_routing,
             on_lease=self._on_lease,
+            unreachable=lambda: self._reaching.unreachable,
         )
 
     # --- what targets need (surroundings.py) -------------------------------------------------
@@ -234,6 +244,10 @@ class StorageServer:
             if info.node in routing.nodes
         }
         self._neighbours.route(address_of, wanted)
+        nodes = {routing.targets[t].node for t in wanted if t in routing.targets}
+        self._reaching.route(
+            {n: routing.nodes[n].data_address for n in nodes if n in routing.nodes}
+        )
         self._data.set_chains(mine)
         self._control.set_chains(mine)
         for target_id, target in self._targets.items():
@@ -260,6 +274,7 @@ class StorageServer:
     def _tick(self) -> None:
         for target in self._targets.values():
             target.tick()
+        self._reaching.tick()
         self.reactor.call_later(self._settings.tick_ms / 1000, self._tick)
 
     def _background(self) -> None:

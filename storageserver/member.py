@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from fs3.clock import Clock
-from fs3.core.types import ChainVersion, TargetId
+from fs3.core.types import ChainVersion, NodeId, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.proto import cluster_pb2 as pb
@@ -47,6 +47,7 @@ class Member:
         reports: Reports,
         on_routing: Callable[[Routing], None],
         on_lease: OnLease,
+        unreachable: Callable[[], Sequence[NodeId]] = tuple,
     ) -> None:
         self._node = node
         self._reactor = reactor
@@ -54,6 +55,7 @@ class Member:
         self._reports = reports
         self._on_routing = on_routing
         self._on_lease = on_lease
+        self._unreachable = unreachable
         self._channel = GrpcChannel(metaservers, cluster_id)
         service = pb.DESCRIPTOR.services_by_name["ClusterManager"]
         self._stub = Stub(self._channel, service, cluster_id, node.incarnation, _CALL_S)
@@ -134,7 +136,9 @@ class Member:
         _log.info("registered", node=self._node.node, lease_ms=reply.lease_ms)
 
     def _heartbeat(self) -> None:
-        reports = in_reactor(self._reactor, self._reports, _REACTOR_S)
+        reports, unreachable = in_reactor(
+            self._reactor, lambda: (self._reports(), self._unreachable()), _REACTOR_S
+        )
         self._sequence += 1
         request = pb.HeartbeatRequest(
             node=self._node.node,
@@ -142,6 +146,7 @@ class Member:
             sequence=self._sequence,
             targets=reports,
             routing_version=self._routing.version,
+            unreachable=unreachable,
         )
         sent_ms = self._clock.monotonic_ms()
         reply: pb.HeartbeatReply = self._stub.heartbeat(request)

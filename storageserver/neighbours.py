@@ -73,6 +73,16 @@ class Neighbours:
         """The data port of the node that has ``target``, if routing knows it."""
         return self._address_of.get(target)
 
+    def probe(self, address: str, head: bytes) -> None:
+        """A PROBE frame, if there is a link."""
+        if address in self._links:
+            self._links[address].send(dataplane.PROBE, head)
+
+    def renew(self, address: str, older_than_s: float) -> None:
+        """Nothing comes back from there: make the link anew, unless that was just done."""
+        if address in self._links:
+            self._links[address].renew(older_than_s)
+
     def _on_state(self, address: str, up: bool) -> None:
         if up:
             there = frozenset(t for t, where in self._address_of.items() if where == address)

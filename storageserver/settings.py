@@ -131,6 +131,9 @@ class StorageSettings:
     buffer_bytes: int = size(1 << 30, help="memory for payload under way at most")
     connections_max: int = setting(4096, help="connections to the data port at once")
     tick_ms: int = setting(50, help="how often time passes for the replicas")
+    unreachable_ms: int = setting(
+        3000, help="a node that shares a chain and does not answer for so long is reported"
+    )
     resync: ResyncSettings = section(ResyncSettings)
     repair: RepairSettings = section(RepairSettings)
     scrub: ScrubSettings = section(ScrubSettings)
@@ -159,5 +162,11 @@ class StorageSettings:
             raise Fs3Error(Code.INVALID, f"targets.id {doubled[0]} appears twice: once is allowed")
         if not self.metaservers:
             raise Fs3Error(Code.INVALID, "metaservers is empty: at least one address is needed")
+        if self.unreachable_ms < 10 * self.tick_ms:
+            raise Fs3Error(
+                Code.INVALID,
+                f"unreachable_ms {self.unreachable_ms} is not allowed: at least ten times tick_ms"
+                f" ({self.tick_ms}) is",
+            )
         for address in (self.listen, self.grpc_listen, *self.metaservers):
             parse(address)

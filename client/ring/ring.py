@@ -90,12 +90,16 @@ class Ring:
 
         Fs3Error BUSY if the ring is full, ACCESS if the file is not open for it, INVALID.
         """
-        self._check_room(1)
+        self.check(handle, offset)
+        self._singles.append((handle, offset, userdata))
+        self._views.append(iov.memory)
+
+    def check(self, handle: int, offset: int, count: int = 1) -> None:
+        """Raise what :meth:`prep_io` would, if so many were prepared."""
+        self._check_room(count)
         self._file(handle)
         if not 0 <= offset <= FILE_BYTES_MAX:
             raise _bad_offset(offset)
-        self._singles.append((handle, offset, userdata))
-        self._views.append(iov.memory)
 
     def prep_many(
         self,

@@ -81,6 +81,11 @@ class FramePeer:
         connection.send(FrameKind.REQUEST, method, 0, head, body_parts, on_sent)
         return True
 
+    def renew(self, older_than_s: float) -> None:
+        """Give up the connection, if it is older than this, and make another."""
+        if self._connection is not None and time.monotonic() - self._up_at_s > older_than_s:
+            self._connection.close()
+
     def close(self) -> None:
         """For good; ``on_state`` is not called. Idempotent."""
         self._closed = True

@@ -7,8 +7,9 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from signal import Signals
 
-from fs3.client import mounts
+from fs3.client import mounts, processes
 from fs3.client.administration import ClusterStatus
 from fs3.client.api import Client, connect
 from fs3.client.cluster_directory import Shape
@@ -85,6 +86,12 @@ class RunningCluster:
     def release(self, node: int) -> None:
         """Let a held node return."""
         self.local.release(node)
+
+    def signal(self, daemon: str, number: Signals) -> None:
+        """Send a signal to ``node-N`` or ``metaserver``."""
+        process = processes.living(self.dir / daemon / "pid")
+        assert process is not None, daemon
+        process.signal(number)
 
     def restart_metaserver(self) -> None:
         """End the metaserver in good order; the supervisor starts a new one."""

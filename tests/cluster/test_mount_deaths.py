@@ -33,12 +33,6 @@ MIB = 1 << 20
 DAEMONS = ("metaserver", "node-1", "node-2", "node-3")
 
 
-def signal_daemon(cluster: RunningCluster, daemon: str, number: signal.Signals) -> None:
-    process = processes.living(cluster.dir / daemon / "pid")
-    assert process is not None, daemon
-    process.signal(number)
-
-
 def wait_until(condition: Callable[[], bool], workers: list[Future[None]], what: str) -> None:
     """Until it holds; a worker that failed says why at once."""
     pause = threading.Event()
@@ -110,7 +104,7 @@ def test_what_was_closed_survives_the_death_of_every_process_at_once(
                 before = len(written)
                 wait_until(lambda before=before: len(written) >= before + 10, running, "files")
                 for daemon in DAEMONS:
-                    signal_daemon(cluster, daemon, signal.SIGKILL)
+                    cluster.signal(daemon, signal.SIGKILL)
                 cluster.wait_healthy(120)
         finally:
             stop.set()
@@ -171,13 +165,13 @@ def test_a_storageserver_that_was_stopped_serves_nothing_old(cluster: RunningClu
         for client in clients:  # connections to every replica are open
             client.read(folder)
         before = cluster.status().routing_version
-        signal_daemon(cluster, f"node-{victim}", signal.SIGSTOP)
+        cluster.signal(f"node-{victim}", signal.SIGSTOP)
         try:
             new = bytes([victim]) * MIB
             path.write_bytes(new)
             wait_until(lambda before=before: cluster.status().routing_version > before, [], "death")
         finally:
-            signal_daemon(cluster, f"node-{victim}", signal.SIGCONT)
+            cluster.signal(f"node-{victim}", signal.SIGCONT)
         for _ in range(5):
             for client in clients:
                 assert client.read(folder) == new

@@ -5,14 +5,17 @@
 * Who commits an update does it after everybody behind him: at that moment all later serving
   replicas of the chain, as he knows it, have the same version with the same content.
 * Nobody fails, unless the disk was full.
-* At the end, faults over: every replica serves, all copies are equal, nothing is pending.
+* At the end, faults over: every replica serves, all copies are equal, nothing is pending. As long
+  as nodes cannot reach each other: who serves can be written to, and who does not serve cannot
+  reach the tail.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Protocol
 
-from fs3.core.types import PublicState, TargetId
+from fs3.core.types import Chain, PublicState, Replica, TargetId
 
 from .manager import Manager, describe
 from .swarm import Settings
@@ -29,9 +32,13 @@ class Cluster(Protocol):
 class Checker:
     """Watches one world."""
 
-    def __init__(self, cluster: Cluster, settings: Settings) -> None:
+    def __init__(
+        self, cluster: Cluster, settings: Settings, rift: Collection[tuple[str, str]]
+    ) -> None:
+        """``rift``: pairs of places that cannot reach each other now, in one direction."""
         self._cluster = cluster
         self._settings = settings
+        self._rift = rift
 
     def shows(self, number: int, chunk: bytes | None, value: bytes | None) -> None:
         """A node answers a read with data."""
@@ -69,13 +76,20 @@ class Checker:
         if not (self._settings.full_disks and "NO_SPACE" in reason):
             raise Violation(f"node {number} failed: {reason}")
 
+    def _may_be(self, chain: Chain, replica: Replica) -> bool:
+        """At the end everybody serves, but who cannot reach the tail that it would sync from."""
+        names = f"node {chain.serving[-1].node}", f"node {replica.node}"
+        parted = names in self._rift or names[::-1] in self._rift
+        allowed = (PublicState.SERVING, PublicState.WAITING) if parted else (PublicState.SERVING,)
+        return replica.state in allowed
+
     def problem(self) -> str | None:
         """What is not yet as it must be at the end."""
         chain = self._cluster.manager.chain
-        if any(r.state is not PublicState.SERVING for r in chain.replicas):
+        if not chain.serving or any(not self._may_be(chain, r) for r in chain.replicas):
             return f"not everybody serves: {describe(chain)}"
         copies = {}
-        for replica in chain.replicas:
+        for replica in chain.serving:
             node = self._cluster.nodes[int(replica.target)]
             if node.core is None or node.core.chain.version != chain.version:
                 return f"node {replica.target} does not know chain {chain.version}"

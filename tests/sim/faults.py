@@ -39,6 +39,8 @@ class Faults:
         self._every(settings.manager_restarts, self._restart_manager)
         self._every(settings.orders, self._order)
         self._every(settings.full_disks, self._fill)
+        if settings.rift:
+            world.after(world.random.randrange(settings.faults_ms), self._part)
 
     def _every(self, rate_per_s: float, strike: Callable[[], None]) -> None:
         if not rate_per_s:
@@ -101,6 +103,19 @@ class Faults:
             self._link_up(b, a)
 
         self._world.after(random.choice([100, 1000, 5000]), heal)
+
+    def _part(self) -> None:
+        """Two nodes, or one and all others, one way or both; each reaches the manager."""
+        random = self._world.random
+        names = [node.name for node in self._cluster.nodes.values()]
+        random.shuffle(names)
+        others = names[1:] if random.random() < 0.3 else names[1:2]
+        kind = random.randrange(3)
+        for other in others:
+            if kind != 0:
+                self._network.part(names[0], other)
+            if kind != 1:
+                self._network.part(other, names[0])
 
     def _link_up(self, a: str, b: str) -> None:
         """A connection is made anew, and its end hears of it."""

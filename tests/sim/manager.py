@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fs3.core.chain import add_replica, next_chain, remove_replica, violation
 from fs3.core.lease import NodeLeases
+from fs3.core.reach import Cuts
 from fs3.core.types import Chain, ChainVersion, LocalState, NodeId, PublicState, Replica, TargetId
 
 from .swarm import Settings
@@ -36,6 +37,7 @@ class Report:
     sequence: int
     state: LocalState
     chain_version: ChainVersion
+    unreachable: frozenset[NodeId]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Manager:
         self._leases = NodeLeases(self._settings.lease_ms, self._clock_ms())
         self._local: dict[TargetId, LocalState] = {}
         self._sequences: dict[NodeId, int] = {}
+        self._cuts = Cuts()
         self._tick(self._epoch)
 
     def _clock_ms(self) -> int:
@@ -97,12 +100,14 @@ class Manager:
             return Grant(None, self.chain)
         self._sequences[report.node] = report.sequence
         self._leases.heard(report.node, self._clock_ms())
+        self._cuts.say(report.node, report.unreachable)
         target = TargetId(report.node)
         if report.state is LocalState.OFFLINE or report.chain_version == self.chain.version:
             self._local[target] = report.state
         self._settle()
         place = self.chain.replica(target)
         leased = place is not None and place.state in _LEASED
+        leased = leased and not self._cuts.is_leaving(target)
         return Grant(self.chain.version if leased else None, self.chain)
 
     def register(self, node: NodeId, incarnation: int) -> None:
@@ -112,6 +117,7 @@ class Manager:
         self._incarnations[node] = incarnation
         self._sequences.pop(node, None)
         self._leases.heard(node, self._clock_ms())
+        self._cuts.forget(node)
         self._local[TargetId(node)] = LocalState.OFFLINE
         self._settle()
 
@@ -119,10 +125,13 @@ class Manager:
         for replica in self.chain.replicas:
             if self._leases.expired(replica.node, self._clock_ms()):
                 self._local[replica.target] = LocalState.OFFLINE
+                self._cuts.forget(replica.node)
+        self._cuts.settle(self._clock_ms())
         local = {
             r.target: self._local.get(r.target, _ASSUMED[r.state]) for r in self.chain.replicas
         }
-        self._adopt(next_chain(self.chain, local))
+        seen = self._cuts.local_states(self.chain, local, self._clock_ms(), self._leases.ended_ms)
+        self._adopt(next_chain(self.chain, seen))
 
     def _adopt(self, chain: Chain) -> None:
         if chain is self.chain:

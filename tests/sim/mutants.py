@@ -22,6 +22,7 @@ from fs3.core.feeding import Feeder
 from fs3.core.lane import Operation, Phase
 from fs3.core.limits import Limits
 from fs3.core.link import IncomingLink
+from fs3.core.reach import Cuts
 from fs3.core.replica import Replica
 from fs3.core.resync import Resync
 from fs3.core.syncing import Syncing
@@ -40,20 +41,22 @@ FOUND_BY: dict[str, int] = {
     "lease_without_a_version": 28,
     "forward_meets_a_copy": 6,
     "late_readers_share_the_answer": 0,
-    "resync_compares_versions": 12,
+    "resync_compares_versions": 19,
     "acks_by_version": 4,
     "refusals_are_forgotten": 7,
     "resync_trusts_what_is_on_its_way": 117,
     "sync_is_ignored": 0,
     "up_to_date_before_the_flush": 65,
     "retries_are_new": 0,
+    "the_cut_off_leaves_at_once": 25,
+    "cuts_do_not_count": 1,
     "any_chain_version": 10,
     "commit_before_the_ack": 0,
     "serve_past_the_lease": 19,
     "channels_stay_at_the_head": 106,
-    "dirty_read": 0,
-    "old_read": 14,
-    "forwards_are_forgotten": 0,
+    "dirty_read": 16,
+    "old_read": 24,
+    "forwards_are_forgotten": 9,
     "resync_forgets_last_steps": 16,
     "resync_keeps_junk": 30,
 }
@@ -71,7 +74,10 @@ _SLOW_ANSWERS = {
 }
 _NEVER_HEARD = {"cuts": 0.5, "pauses": 0.5, "deaf": 0.9, "fresh": 0.0, "push": 0.0, "lease_ms": 600}
 _SLOW_COMMITS = {"disk_ms_max": 400, "fresh": 1.0, "push": 1.0, "delay_max_ms": 5, "reads": 0.7}
+_RIFT = {"rift": True, "replicas": 3, "reads": 0.8, "push": 0.0, "fresh": 0.0}
 FOCUS: dict[str, dict[str, Any]] = {
+    "cuts_do_not_count": {"rift": True, "replicas": 3},
+    "the_cut_off_leaves_at_once": {**_RIFT, **_BUSY},
     "acks_by_version": {**_BAD_WIRE, **_BUSY, "odd_updates": 0.5},
     "forward_meets_a_copy": {**_CRASHES, **_BUSY, "chunks": 4, "delay_max_ms": 30},
     "late_readers_share_the_answer": {**_SLOW_ANSWERS, **_BUSY, "replicas": 3},
@@ -347,6 +353,21 @@ def vain_creates_leave_no_record() -> Patches:
     return [(updates, "known_result", known_result)]
 
 
+def cuts_do_not_count() -> Patches:
+    """Neighbours that do not reach each other stay neighbours."""
+    return [(Cuts, "are_cut", lambda self, one, other: False)]
+
+
+def the_cut_off_leaves_at_once() -> Patches:
+    """Who is cut off is taken out before its lease is over."""
+    real = Cuts.local_states
+
+    def local_states(self: Cuts, chain: Any, local: Any, now_ms: int, ended_ms: Any) -> Any:
+        return real(self, chain, local, now_ms, lambda node: now_ms)
+
+    return [(Cuts, "local_states", local_states)]
+
+
 MUTANTS: dict[str, Callable[[], Patches]] = {
     mutant.__name__: mutant
     for mutant in (
@@ -373,13 +394,15 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
         retries_are_new,
         create_overwrites,
         vain_creates_leave_no_record,
+        the_cut_off_leaves_at_once,
+        cuts_do_not_count,
     )
 }
 
 
 def settings_of(name: str, seed: int) -> Settings:
     """The world in which ``seed`` looks for this mutant."""
-    return replace(draw(seed), **FOCUS.get(name, {}))
+    return replace(draw(seed), **{"rift": False, **FOCUS.get(name, {})})
 
 
 @contextmanager

@@ -7,6 +7,7 @@ the cut comes is lost too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from .swarm import Settings
 from .world import World
@@ -20,12 +21,14 @@ class Network:
         self._settings = settings
         self._cuts: set[tuple[str, str]] = set()
         self._calm = False
+        self.rift: set[tuple[str, str]] = set()  # cuts that stay when the world is calm
 
     def send(self, source: str, destination: str, deliver: Callable[[], None]) -> None:
         """Perhaps call ``deliver``, later; perhaps twice."""
         settings, world = self._settings, self._world
         if self._calm:
-            world.after(settings.delay_min_ms, deliver)
+            arrive = partial(self._arrive, source, destination, deliver)
+            world.after(settings.delay_min_ms, arrive)
             return
         if world.chance(settings.drop):
             return
@@ -37,7 +40,7 @@ class Network:
             world.after(delay_ms, lambda: self._arrive(source, destination, deliver))
 
     def _arrive(self, source: str, destination: str, deliver: Callable[[], None]) -> None:
-        if (source, destination) not in self._cuts:
+        if (source, destination) not in self._cuts and (source, destination) not in self.rift:
             deliver()
 
     def cut(self, source: str, destination: str) -> None:
@@ -50,7 +53,17 @@ class Network:
         self._world.note("network", f"heal {source} -> {destination}")
         self._cuts.discard((source, destination))
 
+    def part(self, source: str, destination: str) -> None:
+        """Nothing passes in this direction until :meth:`mend`."""
+        self._world.note("network", f"rift {source} -> {destination}")
+        self.rift.add((source, destination))
+
+    def mend(self) -> None:
+        """The rift closes."""
+        self._world.note("network", "the rift closes")
+        self.rift.clear()
+
     def calm(self) -> None:
-        """From now on everything arrives."""
+        """From now on everything arrives, but across the rift."""
         self._cuts.clear()
         self._calm = True

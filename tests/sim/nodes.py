@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
 from fs3.core.codes import Code
+from fs3.core.reach import Prober
 from fs3.core.replica import Replica
 from fs3.core.types import Chain, ChainVersion, LocalState, NodeId, PublicState
 from fs3.core.types import TargetId as Target
@@ -79,6 +81,7 @@ class Node:
         self._stepping = False
         self._incarnation = 0
         self._sequence = 0
+        self._prober = Prober(settings.lease_ms)
         self._paused_until_ms = 0
         self._rate = 1000 + world.random.randint(-1, 1) * settings.drift_per_mille
 
@@ -91,6 +94,7 @@ class Node:
         self.up, self.problem, self._closed = True, "", not fresh
         self.core, self._chain = None, None
         self._early, self._sequence = [], 0
+        self._prober = Prober(self._settings.lease_ms)
         self._queue.clear()
         self.disk.store.capacity_bytes = CAPACITY_BYTES
         if not fresh:
@@ -174,7 +178,8 @@ class Node:
         chain = self.core.chain if self.core is not None else self._chain
         version = chain.version if chain is not None else ChainVersion(0)
         node = NodeId(self.number)
-        report = Report(node, self._incarnation, self._sequence, self.state, version)
+        unreachable = self._prober.unreachable
+        report = Report(node, self._incarnation, self._sequence, self.state, version, unreachable)
         sent_ms = self.clock_ms()
 
         def ask(manager: Manager) -> Callable[[], None]:
@@ -238,7 +243,29 @@ class Node:
             core, self.core = self.core, None
             self._perform(core.stop())
 
+    def _probe(self) -> None:
+        """Ask those who share the chain; they answer whatever state they are in."""
+        if not self._settings.rift:
+            return
+        chain = self._chain
+        mine = chain.replica(Target(self.number)) if chain is not None else None
+        members = chain.replicas if chain is not None and mine is not None else ()
+        wanted = [r.node for r in members if r.node != self.number]
+        now_ms, prober = self.clock_ms(), self._prober
+
+        def answer(node: NodeId) -> None:
+            prober.answered(node, now_ms, self.clock_ms())
+
+        for node in prober.tick(wanted, now_ms):
+            self._cluster.nodes[int(node)].probed(self.name, self._alive(partial(answer, node)))
+
+    def probed(self, asker: str, answered: Callable[[], None]) -> None:
+        """A probe is on its way here from ``asker``."""
+        answer = self._alive(lambda: self._network.send(self.name, asker, answered))
+        self._network.send(asker, self.name, answer)
+
     def _tick(self) -> None:
+        self._probe()
         if self.core is not None:
             self.feed(m.Tick())
         self._world.after(_TICK_MS, self._alive(self._tick))

@@ -65,7 +65,7 @@ class Simulation:
         )
         chain = new_chain(Chain(ChainId(1), ChainVersion(1), replicas))
         self.manager = Manager(self.world, settings, chain, self._push)
-        self.checker = Checker(self, settings)
+        self.checker = Checker(self, settings, self.network.rift)
         self.nodes: dict[int, Node] = {}
         for number in range(1, settings.replicas + settings.spares + 1):
             self.nodes[number] = Node(
@@ -112,8 +112,15 @@ class Simulation:
         self.faults.end()
         for client in self.clients:
             client.stop()
-        until_ms = world.now_ms + CALM_MS
-        if not world.run(until_ms, self._quiet):
+        self._come_to_rest()
+        if self.network.rift:
+            self.network.mend()
+            self._come_to_rest()
+
+    def _come_to_rest(self) -> None:
+        """In a good world everything is whole in the end; across a rift, what can be."""
+        world = self.world
+        if not world.run(world.now_ms + CALM_MS, self._quiet):
             raise Violation(
                 f"not whole after {CALM_MS} ms without faults: {self.checker.problem()}"
             )

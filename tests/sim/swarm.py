@@ -39,6 +39,7 @@ class Settings:
     power: bool  # crashes are power losses too; clients then write with sync
     deaf: float  # chain changes that one node cannot hear of for a while
     cuts: float
+    rift: bool  # some nodes lose each other for good, until the world has come to rest without
     pauses: float
     manager_restarts: float
     orders: float  # an operator adds or removes a replica
@@ -85,6 +86,7 @@ def draw(seed: int) -> Settings:
         snipes=maybe(0.5, 0.003, 0.01, 0.05),
         deaf=maybe(0.4, 0.2, 0.6),
         cuts=maybe(0.5, 0.1, 0.3),
+        rift=Random(f"rift {seed}").random() < 0.3,
         pauses=maybe(0.3, 0.1, 0.3),
         manager_restarts=maybe(0.3, 0.05, 0.2),
         orders=maybe(0.3, 0.1, 0.3),

@@ -6,6 +6,8 @@ Three nodes with one target each; a chain of three. Node n runs on a host of its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from fs3.core.lease import sure_end_ms
@@ -91,12 +93,16 @@ class Cluster:
         self.sequence[node] = 0
         self.register(node, OFF)
 
-    def beat(self, node: int, *reports: Report) -> Grant:
+    def beat(self, node: int, *reports: Report, unreachable: Sequence[int] = ()) -> Grant:
         """A heartbeat; without reports: that every target is as the chain has it."""
         self.sequence[node] += 1
         said = reports or [self.as_in_chain(target) for target in self.targets[node]]
         return self.manager.heartbeat(
-            NodeId(node), self.incarnation[node], self.sequence[node], said
+            NodeId(node),
+            self.incarnation[node],
+            self.sequence[node],
+            said,
+            [NodeId(other) for other in unreachable],
         )
 
     def beat_all(self, *but: int) -> None:

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from fs3.core.chain import violation
 from fs3.core.lease import DRIFT_PER_MILLE, TargetLease
+from fs3.core.reach import TRUST_MS_MAX
 from fs3.core.types import Chain, ChainId, ChainVersion, LocalState, NodeId, PublicState, TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.metaserver.kv.memory import MemoryEngine
@@ -52,6 +53,7 @@ class Beat:
     sequence: int
     sent_ms: int
     report: Report
+    unreachable: list[NodeId]
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Storage:
     lease: TargetLease | None = None
     missed_writes: bool = False  # was out of the chain, and has not synced since
     beats: list[Beat] = field(default_factory=list)
+    unreachable: set[NodeId] = field(default_factory=set)
 
     @property
     def target(self) -> TargetId:
@@ -147,9 +150,24 @@ class Fencing(RuleBasedStateMachine):
     def send(self, node: int) -> None:
         storage = self.storages[node]
         storage.sequence += 1
+        unreachable = sorted(storage.unreachable)
         storage.beats.append(
-            Beat(storage.incarnation, storage.sequence, storage.now_ms, storage.report())
+            Beat(
+                storage.incarnation,
+                storage.sequence,
+                storage.now_ms,
+                storage.report(),
+                unreachable,
+            )
         )
+
+    @rule(node=nodes, other=nodes)
+    def loses_a_neighbour(self, node: int, other: int) -> None:
+        self.storages[node].unreachable.add(NodeId(other))
+
+    @rule(node=nodes)
+    def finds_its_neighbours(self, node: int) -> None:
+        self.storages[node].unreachable.clear()
 
     @rule(node=nodes, answered=st.booleans())
     def deliver(self, node: int, answered: bool) -> None:
@@ -160,7 +178,7 @@ class Fencing(RuleBasedStateMachine):
         beat = storage.beats.pop(0)
         try:
             granted = self.manager.heartbeat(
-                NodeId(node), beat.incarnation, beat.sequence, [beat.report]
+                NodeId(node), beat.incarnation, beat.sequence, [beat.report], beat.unreachable
             )
         except Fs3Error as error:
             if error.code not in (Code.UNKNOWN_NODE, Code.STALE_UPDATE):
@@ -252,8 +270,11 @@ class Fencing(RuleBasedStateMachine):
         """Liveness: with all processes up and nothing lost, every target serves again."""
         for node in NODES:
             self.storages[node].beats.clear()
+            self.storages[node].unreachable.clear()
             self.process_restarts(node)  # ends what an operator ordered
-        for _ in range(40):
+        for part in range(80):
+            if part == 40:  # by then any two that were cut have been in touch for long enough
+                self.world.now_ms += TRUST_MS_MAX
             for node in NODES:
                 self.routing_arrives(node)
                 self.target_opens(node)
