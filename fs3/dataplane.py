@@ -20,8 +20,9 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,10 @@ READ_RESULT = np.dtype(
         ("reserved", "<u4"),
     ]
 )
+# The same two records for code that looks at one at a time; both kinds of result begin alike.
+ITEM = struct.Struct("<24sIIII")
+RESULT = struct.Struct("<IIQII")
+ReadItem: TypeAlias = tuple[bytes, int, int, int, int]
 WRITE_PREFIX = np.dtype([("client", "<u8"), ("flags", "<u4"), ("reserved", "<u4")])
 WRITE_FLAG_SYNC = 1  # on stable storage on every replica before the reply
 WRITE_ITEM = np.dtype(
@@ -104,9 +109,16 @@ def decode_items(head: Buffer, dtype: np.dtype[Any], offset: int = 0) -> NDArray
     return np.frombuffer(head, dtype, count, offset)
 
 
-def encode_results(results: NDArray[Any], details: Sequence[tuple[int, str]]) -> bytes:
+def decode_read_items(head: bytes) -> list[ReadItem]:
+    """The items of a READ_BATCH, one by one; raises as :func:`decode_items`."""
+    if len(head) % ITEM.size or len(head) > BATCH_ITEMS_MAX * ITEM.size:
+        decode_items(head, READ_ITEM)
+    return list(ITEM.iter_unpack(head))
+
+
+def encode_results(results: NDArray[Any] | bytes, details: Sequence[tuple[int, str]]) -> bytes:
     """A reply's head."""
-    head = results.tobytes()
+    head = results if isinstance(results, bytes) else results.tobytes()
     return head + json.dumps(list(details)).encode() if details else head
 
 

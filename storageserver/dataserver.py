@@ -86,20 +86,26 @@ class DataServer:
     def _on_read(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
         if body is not None:
             raise Fs3Error(Code.PROTOCOL, "a READ_BATCH has no body")
-        items = dataplane.decode_items(request.head, dataplane.READ_ITEM)
-        _check_ranges(items["offset"], items["length"])
-        total = int(items["length"].sum(dtype=np.int64))
+        items = dataplane.decode_read_items(request.head)
+        total = 0
+        for item in items:
+            if item[3] + item[4] > CHUNK_BYTES_MAX:
+                raise _out_of_range(items.index(item), item[3], item[4])
+            total += item[4]
         if total > dataplane.BATCH_BYTES_MAX:
             raise Fs3Error(
                 Code.TOO_LARGE,
                 f"a batch of {total} bytes; at most {dataplane.BATCH_BYTES_MAX} are allowed",
             )
         reply = _replier(connection, request)
-        if not len(items):
+        if not items:
             reply(b"", ())
             return
         job = ReadJob(items, BufferOwner(self._pool.take(max(total, 1))), reply)
-        for chain, indexes in _by_chain(items["chain"]):
+        indexes_of: dict[int, list[int]] = {}
+        for index, item in enumerate(items):
+            indexes_of.setdefault(item[1], []).append(index)
+        for chain, indexes in indexes_of.items():
             target = self._by_chain.get(chain)
             if target is None:
                 job.refuse(indexes, Code.STALE_CHAIN, f"no target of chain {chain} is here")
@@ -206,22 +212,19 @@ def _replier(connection: Caller, request: Request) -> Callable[[bytes, Sequence[
     return reply
 
 
-def _by_chain(chains: NDArray[Any]) -> list[tuple[int, NDArray[np.int64]]]:
-    """Indexes of the items of each chain, in order."""
-    if (chains == chains[0]).all():
-        return [(int(chains[0]), np.arange(len(chains)))]
-    return [(int(c), np.flatnonzero(chains == c)) for c in np.unique(chains)]
-
-
 def _check_ranges(offsets: NDArray[Any], lengths: NDArray[Any]) -> None:
     ends = offsets.astype(np.int64) + lengths
     if len(ends) and int(ends.max()) > CHUNK_BYTES_MAX:
         at = int(ends.argmax())
-        raise Fs3Error(
-            Code.INVALID,
-            f"item {at}: {lengths[at]} bytes at offset {offsets[at]} reach beyond the largest"
-            f" chunk, {CHUNK_BYTES_MAX} bytes",
-        )
+        raise _out_of_range(at, int(offsets[at]), int(lengths[at]))
+
+
+def _out_of_range(at: int, offset: int, length: int) -> Fs3Error:
+    return Fs3Error(
+        Code.INVALID,
+        f"item {at}: {length} bytes at offset {offset} reach beyond the largest"
+        f" chunk, {CHUNK_BYTES_MAX} bytes",
+    )
 
 
 def _check_writes(items: NDArray[Any], body_bytes: int) -> list[int]:

@@ -30,7 +30,7 @@ from fs3.core.types import Chain, ChunkId, ChunkVersion, TargetId, chunk_id, chu
 from fs3.errors import Code
 from fs3.reactor import Reactor
 
-from .chunkstore.interface import ChunkStore, ReadResult, Usage
+from .chunkstore.interface import ChunkStore, Piece, ReadResult, Usage
 from .settings import EvictionSettings
 
 _SCAN_PAGE = 2048
@@ -115,12 +115,10 @@ class Values:
         if self._scanned_to is not None:
             self._reactor.call_soon(self.load)
 
-    def read(
-        self, chunks: Sequence[ChunkId], lengths: Sequence[int], results: Sequence[ReadResult]
-    ) -> None:
+    def read(self, pieces: Sequence[Piece], results: Sequence[ReadResult]) -> None:
         """A batch of reads was answered."""
         by_owner: dict[int, list[ChunkId]] = defaultdict(list)
-        for chunk, length, result in zip(chunks, lengths, results, strict=True):
+        for (chunk, _, length), result in zip(pieces, results, strict=True):
             if chunk[0] < OWNER_BYTE:
                 continue
             owner = chunk_owner(chunk)

@@ -60,29 +60,26 @@ class Job(Protocol):
         """One item is done."""
 
 
+_pack_result = dataplane.RESULT.pack_into
+_RESULT_BYTES = dataplane.RESULT.size
+
+
 class _Batch:
     """What reads and writes share: results, details, and the reply when all are there."""
 
-    def __init__(
-        self, results: NDArray[Any], reply: Callable[[bytes, Sequence[Payload]], None]
-    ) -> None:
-        self.results = results
+    def __init__(self, count: int, reply: Callable[[bytes, Sequence[Payload]], None]) -> None:
+        self._results = bytearray(count * _RESULT_BYTES)
         self._details: list[tuple[int, str]] = []
         self._reply = reply
-        self._left = len(results)
+        self._left = count
 
-    def refuse(self, indexes: NDArray[np.int64], code: Code, detail: str) -> None:
+    def refuse(self, indexes: Sequence[int], code: Code, detail: str) -> None:
         """Several items fail for one reason; the first of them says it."""
-        if len(indexes):
-            self.results["code"][indexes] = code
-            self._details.append((int(indexes[0]), detail))
+        if indexes:
+            for index in indexes:
+                _pack_result(self._results, index * _RESULT_BYTES, code, 0, 0, 0, 0)
+            self._details.append((indexes[0], detail))
             self.done(len(indexes))
-
-    def fail(self, index: int, code: Code, detail: str) -> None:
-        """One item fails."""
-        self.results["code"][index] = code
-        if detail:
-            self._details.append((index, detail))
 
     def finish(
         self,
@@ -95,17 +92,25 @@ class _Batch:
     ) -> None:
         """See :class:`Job`; both kinds of result begin alike: code, length, version, checksum."""
         if code is Code.OK:
-            self.results[index] = (Code.OK, length, version, checksum, 0)
+            at = index * _RESULT_BYTES
+            _pack_result(self._results, at, 0, length, version, checksum, 0)
         else:
-            self.fail(index, code, detail)
-        self.done(1)
+            _pack_result(self._results, index * _RESULT_BYTES, code, 0, 0, 0, 0)
+            if detail:
+                self._details.append((index, detail))
+        self._left -= 1
+        if not self._left:
+            self._send()
 
     def done(self, count: int) -> None:
         """So many more items have their result."""
         self._left -= count
-        if self._left == 0:
-            head = dataplane.encode_results(self.results, self._details)
-            self._reply(head, self._payload())
+        if not self._left:
+            self._send()
+
+    def _send(self) -> None:
+        head = dataplane.encode_results(bytes(self._results), self._details)
+        self._reply(head, self._payload())
 
     def _payload(self) -> Sequence[Payload]:
         return ()
@@ -114,48 +119,72 @@ class _Batch:
 class WriteJob(_Batch):
     """A WRITE_BATCH."""
 
-    def __init__(self, count: int, reply: Callable[[bytes, Sequence[Payload]], None]) -> None:
-        super().__init__(np.zeros(count, dataplane.WRITE_RESULT), reply)
-
 
 class ReadJob(_Batch):
-    """A READ_BATCH: its items, and room for what they read."""
+    """A READ_BATCH: its items, and room for what they read.
+
+    Items are tuples of dataplane.READ_ITEM's fields: chunk, chain, chain version, offset, length.
+    """
 
     def __init__(
         self,
-        items: NDArray[Any],
+        items: Sequence[dataplane.ReadItem],
         room: BufferOwner,
         reply: Callable[[bytes, Sequence[Payload]], None],
     ) -> None:
-        super().__init__(np.zeros(len(items), dataplane.READ_RESULT), reply)
+        super().__init__(len(items), reply)
         self.items = items
         self._room = room
-        lengths = items["length"].astype(np.int64)
-        self._starts = np.concatenate(([0], np.cumsum(lengths)[:-1])).tolist()
+        self._places: list[memoryview] = []
+        view, start = room.buffer.view, 0
+        for item in items:
+            end = start + item[4]
+            self._places.append(view[start:end])
+            start = end
+        self._wanted = start
+        self._found = 0
 
-    def look(self, indexes: NDArray[np.int64], versions: NDArray[Any]) -> int:
+    def look(self, indexes: list[int], versions: NDArray[Any]) -> int:
         """Items that want no bytes: is there a version, and which (0: none)? How many there are."""
-        results = self.results
+        results = np.frombuffer(self._results, dataplane.READ_RESULT)
         results["version"][indexes] = versions
         results["code"][indexes] = np.where(versions, Code.OK, Code.NO_CHUNK)
         found = int(np.count_nonzero(versions))
         self.done(len(indexes))
         return found
 
-    def place(self, index: int, length: int) -> memoryview:
+    def place(self, index: int) -> memoryview:
         """Where an item's bytes go."""
-        start = self._starts[index]
-        return self._room.buffer.view[start : start + length]
+        return self._places[index]
+
+    def finish(
+        self,
+        index: int,
+        code: Code,
+        version: ChunkVersion,
+        length: int,
+        checksum: int,
+        detail: str,
+    ) -> None:
+        """See :class:`Job`."""
+        if code is Code.OK:
+            self._found += length
+        super().finish(index, code, version, length, checksum, detail)
 
     def _payload(self) -> Sequence[Payload]:
         """The bytes read, neighbours joined: mostly one piece."""
+        room = self._room
+        view = room.buffer.view
+        if self._found == self._wanted:
+            return [Payload(view[: self._wanted], room)] if self._wanted else ()
         parts: list[tuple[int, int]] = []
-        for start, length in zip(self._starts, self.results["length"].tolist(), strict=True):
-            if not length:
-                continue
-            if parts and parts[-1][1] == start:
-                parts[-1] = (parts[-1][0], start + length)
-            else:
-                parts.append((start, start + length))
-        view = self._room.buffer.view
-        return [Payload(view[start:end], self._room, start) for start, end in parts]
+        start = 0
+        results = dataplane.RESULT.iter_unpack(self._results)
+        for item, (_, length, _, _, _) in zip(self.items, results, strict=True):
+            if length:
+                if parts and parts[-1][1] == start:
+                    parts[-1] = (parts[-1][0], start + length)
+                else:
+                    parts.append((start, start + length))
+            start += item[4]
+        return [Payload(view[start:end], room, start) for start, end in parts]

@@ -14,10 +14,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fs3.buffers import BufferPool
 from fs3.checksum import crc32c
@@ -184,57 +180,52 @@ class Target:
 
     # --- clients ---------------------------------------------------------------------------------
 
-    def read(self, job: ReadJob, indexes: NDArray[np.int64]) -> None:
+    def read(self, job: ReadJob, indexes: list[int]) -> None:
         """Serve these items of a batch: clean chunks in one pass, dirty ones through the core."""
         core = self.core
         if core is None or not core.serves(self._clock.monotonic_ms()):
             detail = f"target {self.target} does not serve"
             job.refuse(indexes, Code.NOT_SERVING, self.problem or detail)
             return
-        items = job.items[indexes]
-        version = core.chain.version
-        stale = items["chain_version"] != version
-        if stale.any():
+        items, version = job.items, core.chain.version
+        stale = [index for index in indexes if items[index][2] != version]
+        if stale:
             detail = f"chain {core.chain.chain} is at version {version}"
-            job.refuse(indexes[stale], Code.STALE_CHAIN, detail)
-            indexes, items = indexes[~stale], items[~stale]
-        raw = items["chunk"].tobytes()
-        chunks = [ChunkId(raw[at : at + 24]) for at in range(0, len(raw), 24)]
-        rows = self.store.rows(chunks)
-        dirty = (rows >= 0) & (self.store.columns["pending_version"][rows] != 0)
-        if dirty.any():
-            events = [
-                m.Read((job, int(indexes[i])), version, chunks[i]) for i in np.flatnonzero(dirty)
-            ]
-            clean = np.flatnonzero(~dirty)
-            self._read_clean(job, indexes[clean], items[clean], [chunks[i] for i in clean])
+            indexes = [index for index in indexes if items[index][2] == version]
+            job.refuse(stale, Code.STALE_CHAIN, detail)
+        chunks = [ChunkId(items[index][0]) for index in indexes]
+        dirty = self.store.dirty(chunks)
+        if dirty:
+            events = [m.Read((job, indexes[i]), version, chunks[i]) for i in dirty]
+            pending = set(dirty)
+            self._read_clean(job, [at for i, at in enumerate(indexes) if i not in pending])
             self.feed(events)
-        elif chunks and not items["length"].any():
+        elif chunks and not any(items[index][4] for index in indexes):
+            rows = self.store.rows(chunks)
             found = job.look(indexes, self.store.columns["version"][rows] * (rows >= 0))
             self.values.looked_up(chunks, found)
         else:
-            self._read_clean(job, indexes, items, chunks)
+            self._read_clean(job, indexes)
 
-    def _read_clean(
-        self, job: ReadJob, indexes: NDArray[np.int64], items: NDArray[Any], chunks: list[ChunkId]
-    ) -> None:
-        where = indexes.tolist()
-        offsets, lengths = items["offset"].tolist(), items["length"].tolist()
-        pieces = [Piece(*piece) for piece in zip(chunks, offsets, lengths, strict=True)]
-        buffers = [job.place(i, n) for i, n in zip(where, lengths, strict=True)]
-        results = self.store.read(pieces, buffers)
-        self.values.read(chunks, lengths, results)
-        for index, chunk, found in zip(where, chunks, results, strict=True):
-            if found.code is not Code.OK:
-                self._note_read(chunk, found)
-            job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
+    def _read_clean(self, job: ReadJob, indexes: list[int]) -> None:
+        items, place, finish = job.items, job.place, job.finish
+        pieces = []
+        for index in indexes:
+            chunk, _, _, offset, length = items[index]
+            pieces.append(Piece(ChunkId(chunk), offset, length))
+        results = self.store.read(pieces, [place(index) for index in indexes])
+        self.values.read(pieces, results)
+        for index, found in zip(indexes, results, strict=True):
+            code, length, version, crc, detail = found
+            if code is not Code.OK:
+                self._note_read(ChunkId(items[index][0]), found)
+            finish(index, code, version, length, crc, detail)
 
     def _serve(self, effect: m.ServeRead) -> None:
         job, index = effect.request
-        item = job.items[index]
-        length = int(item["length"])
-        piece = Piece(effect.chunk, int(item["offset"]), length)
-        (found,) = self.store.read([piece], [job.place(index, length)], pending=effect.pending)
+        _, _, _, offset, length = job.items[index]
+        piece = Piece(effect.chunk, offset, length)
+        (found,) = self.store.read([piece], [job.place(index)], pending=effect.pending)
         self._note_read(effect.chunk, found)
         job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
 

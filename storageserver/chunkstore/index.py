@@ -101,6 +101,13 @@ class Index:
         get = self.row_of.get
         return np.fromiter((get(chunk, -1) for chunk in chunks), np.int64, len(chunks))
 
+    def dirty(self, chunks: Sequence[ChunkId]) -> list[int]:
+        """Positions of those with a pending version."""
+        pendings = self.pendings
+        if not pendings:
+            return []
+        return [position for position, chunk in enumerate(chunks) if chunk in pendings]
+
     def versions(self) -> Iterator[tuple[ChunkId, Version]]:
         """Every chunk with its committed version."""
         for chunk, row in self.row_of.items():

@@ -167,6 +167,9 @@ class ChunkStore(ChunkTable, Protocol):
         Good until the next mutation.
         """
 
+    def dirty(self, chunks: Sequence[ChunkId]) -> list[int]:
+        """Positions of those chunks that have a pending version, ascending."""
+
     def stage(self, updates: Sequence[StageRequest]) -> list[StageResult]:
         """Make each update its chunk's pending version, in place of an older pending one."""
 

@@ -44,6 +44,11 @@ class LostStore:
         """Nothing is known."""
         return np.full(len(chunks), -1, np.int64)
 
+    def dirty(self, chunks: Sequence[ChunkId]) -> list[int]:
+        """Nothing is known."""
+        del chunks
+        return []
+
     def meta(self, chunk: ChunkId) -> ChunkMeta | None:
         """Nothing is known."""
         del chunk

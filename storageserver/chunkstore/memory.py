@@ -133,6 +133,10 @@ class MemoryChunkStore:
         """Each chunk's row in ``columns``, -1 for an unknown one."""
         return self._index.rows(chunks)
 
+    def dirty(self, chunks: Sequence[ChunkId]) -> list[int]:
+        """Positions of those chunks that have a pending version."""
+        return self._index.dirty(chunks)
+
     def meta(self, chunk: ChunkId) -> ChunkMeta | None:
         """The chunk's versions, or None."""
         return self._index.meta(chunk)

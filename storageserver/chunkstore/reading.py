@@ -46,6 +46,7 @@ class Reader:
         self._readers = readers
         self._drain = drain
         self._fail = fail
+        self._scratches: list[memoryview] = []  # one per thread that ever read at once
 
     def read(
         self,
@@ -74,7 +75,7 @@ class Reader:
         """Pieces of committed versions; one within one checksum block, the common case, inline."""
         index, crcs, fds, preadv = self._index, self._data.crcs, self._data.fds, self._data.preadv
         unpack, row_bytes, ok, crc_of = VERSION.unpack_from, ROW.size, Code.OK, crc32c
-        scratch = memoryview(bytearray(_BLOCK))
+        scratch = self._scratches.pop() if self._scratches else memoryview(bytearray(_BLOCK))
         results: list[ReadResult] = []
         for (chunk, offset, length), buffer in zip(pieces, buffers, strict=True):
             row = index.row_of.get(chunk)
@@ -104,6 +105,7 @@ class Reader:
                     results.append(ReadResult(ok, length, number, crc_of(part)))
                     continue
             results.append(self._any(Version._make(version), offset, length, buffer, verify))
+        self._scratches.append(scratch)
         return results
 
     def _read_pending(self, piece: Piece, buffer: memoryview, verify: bool) -> ReadResult:
