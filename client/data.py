@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,18 +23,31 @@ from numpy.typing import NDArray
 from fs3 import dataplane
 from fs3.checksum import crc32c
 from fs3.core.chunks import UpdateKind
+from fs3.core.dealing import FIRST
 from fs3.core.layout import Layout
-from fs3.core.request import Batch, Limits, Operation
-from fs3.core.types import InodeId, chunk_id
+from fs3.core.request import Batch, Codes, Limits, Operation, Send
+from fs3.core.types import ChainId, ChunkId, InodeId, chunk_id
 
 from .channels import UpdateChannels
-from .links import Links
+from .links import Links, Request
 from .routing import RoutingCache
-from .transfers import Items, Job, NodeLoads, Reads, Transfer, Views, Writes, advance, now_ms
+from .transfers import (
+    Items,
+    Job,
+    NodeLoads,
+    OnePiece,
+    Reads,
+    Transfer,
+    Views,
+    Writes,
+    advance,
+    now_ms,
+)
 
 __all__ = ["DataClient", "Items", "Views", "chunk_items", "cut", "items_of"]
 
 _CHANNEL_TIMEOUT_S = 30.0
+_NO_VERSIONS: Codes = np.zeros(0, np.uint32)
 
 
 def items_of(layout: Layout, inode: InodeId, offset: int, length: int) -> Items:
@@ -114,6 +128,58 @@ class DataClient:
         reads = Reads(items, buffers)
         self._finish(self._transfer(Operation.READ, items, reads, self._links()))
         return reads.found
+
+    def read_piece(self, chunk: ChunkId, chain: ChainId, offset: int, buffer: memoryview) -> int:
+        """The same for one piece, which is mostly asked for and answered without any array."""
+        routing = self._routing.get(self._limits.deadline_ms / 1000)
+        known = routing.chains.get(chain)
+        node = self._loads.node_for(known) if known is not None else None
+        info = routing.nodes.get(node) if node is not None else None
+        if known is None or node is None or info is None:
+            items = np.array([(chunk, chain, 0, offset, len(buffer))], dataplane.READ_ITEM)
+            return int(self.read_pieces(items, [buffer])[0])
+        links, one = self._links(), OnePiece(buffer)
+        size = len(buffer)
+        head = dataplane.ITEM.pack(chunk, chain, known.version, offset, size)
+        send = Send(0, node, FIRST, _NO_VERSIONS, size)
+        request = links.send(info, dataplane.READ_BATCH, head, (), send, one.place)
+        ended = False
+        if request is not None:
+            self._loads.add(send, 1)
+            try:
+                late_ms = max(self._loads.pace.late_ms(size), self._limits.late_ms_min)
+                ended = request in links.wait(min(late_ms, self._limits.request_ms) / 1000)
+            except BaseException:
+                links.forget(request)
+                self._loads.add(send, -1)
+                raise
+            if ended and request.reply is not None:
+                found = one.result(request.reply)
+                if found >= 0:
+                    self._loads.add(send, -1)
+                    self._loads.answered(send, time.monotonic() - one.sent_s)
+                    return found
+        return self._read_on(chunk, chain, offset, buffer, request, ended)
+
+    def _read_on(
+        self,
+        chunk: ChunkId,
+        chain: ChainId,
+        offset: int,
+        buffer: memoryview,
+        request: Request | None,
+        ended: bool,
+    ) -> int:
+        """One piece whose first request is late, or came to nothing."""
+        items = np.array([(chunk, chain, 0, offset, len(buffer))], dataplane.READ_ITEM)
+        reads = Reads(items, [buffer])
+        transfer = self._transfer(Operation.READ, items, reads, self._links())
+        if request is not None:
+            adopted = transfer.adopt(request, request.sent_s)
+            if adopted and ended:
+                transfer.ended(request)
+        self._finish(transfer)
+        return int(reads.found[0])
 
     def begin_reads(
         self, items: Items, buffers: Views, links: Links
@@ -214,7 +280,13 @@ class DataClient:
         limits = self._limits
         self._routing.get(limits.deadline_ms / 1000)
         batch = Batch(
-            operation, items["chain"], items["length"], now_ms(), limits, next(self._turns)
+            operation,
+            items["chain"],
+            items["length"],
+            now_ms(),
+            limits,
+            next(self._turns),
+            self._loads.pace,
         )
         return Transfer(batch, items, job, links, self._routing, self._loads, at_close)
 

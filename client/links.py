@@ -1,4 +1,5 @@
-"""One thread's connections to storageservers: one per node, made when needed.
+"""One thread's connections to storageservers: two per node, for small and large payloads, made when
+needed.
 
 Which transport carries a connection is chosen here: the best of those that the node announces and
 this process can use. When it breaks the next best takes its place, in the end the last one, TCP,
@@ -23,6 +24,7 @@ from fs3.transport.rdma.choosing import Rdma
 
 TRANSPORTS: tuple[Transport, ...] = (Rdma(), Tcp())  # the best first
 _AVOID_S = 10.0  # a transport that broke
+SMALL_BYTES = 64 << 10  # of payload; requests for more go on a connection of their own
 _log = get_logger(__name__)
 
 Place = Callable[[bytes], Sequence[memoryview]]
@@ -31,13 +33,14 @@ Place = Callable[[bytes], Sequence[memoryview]]
 class Request:
     """A request in flight. When it has ended: ``reply``, or ``error``, or neither: it was lost."""
 
-    __slots__ = ("connection", "error", "number", "place", "reply", "send")
+    __slots__ = ("connection", "error", "number", "place", "reply", "send", "sent_s")
 
     def __init__(self, number: int, connection: ClientConnection, send: Send, place: Place) -> None:
         self.number = number
         self.connection = connection
         self.send = send
         self.place = place  # where the body of the reply goes, once its head is known
+        self.sent_s = time.monotonic()
         self.reply: bytes | None = None
         self.error: Fs3Error | None = None  # what the server said of the request as a whole
 
@@ -57,7 +60,7 @@ class Links:
         """``transports``: the best first; the last one reaches every node."""
         self._cluster_id = cluster_id
         self._transports = transports
-        self._links: dict[NodeId, _Link] = {}
+        self._links: dict[tuple[NodeId, bool], _Link] = {}  # by node, and whether for large ones
         # Which transport broke, of which incarnation of a node; and until when it is avoided.
         self._avoided: dict[tuple[str, NodeId, int], float] = {}
         self._requests: dict[int, Request] = {}
@@ -75,7 +78,7 @@ class Links:
         place: Place,
     ) -> Request | None:
         """Begin a request; None if there is no way to ``node``."""
-        connection = self._connection(node)
+        connection = self._connection(node, send.bytes > SMALL_BYTES)
         if connection is None:
             return None
         request = Request(next(self._numbers), connection, send, place)
@@ -126,14 +129,17 @@ class Links:
         self._links.clear()
         self._requests.clear()
 
-    def _connection(self, node: NodeInfo) -> ClientConnection | None:
-        link = self._links.get(node.node)
-        if link is not None:
-            moved = link.node is not node and link.node.data_address != node.data_address
-            if not link.connection.dead and not moved:
-                return link.connection
-            self._drop(link)
-        for transport in self._transports:
+    def _connection(self, node: NodeInfo, large: bool) -> ClientConnection | None:
+        """Large and small payloads do not share a TCP stream: none waits behind the other."""
+        tcp = self._transports[-1]
+        link = self._standing(node, False)
+        if link is not None and not (large and link.transport is tcp):
+            return link.connection
+        if large:
+            bulk = self._standing(node, True)
+            if bulk is not None:
+                return bulk.connection
+        for transport in self._transports if link is None else (tcp,):
             if not self._may_use(transport, node):
                 continue
             try:
@@ -143,13 +149,25 @@ class Links:
                     raise
                 self._avoid(transport, node, error.detail)
                 continue
-            self._links[node.node] = _Link(node, transport, connection)
+            lane = large and transport is tcp
+            self._links[node.node, lane] = _Link(node, transport, connection)
             return connection
+        return None
+
+    def _standing(self, node: NodeInfo, large: bool) -> _Link | None:
+        """The link there is, unless it is dead or leads to where the node was."""
+        link = self._links.get((node.node, large))
+        if link is None:
+            return None
+        moved = link.node is not node and link.node.data_address != node.data_address
+        if not link.connection.dead and not moved:
+            return link
+        del self._links[node.node, large]
+        self._drop(link)
         return None
 
     def _drop(self, link: _Link) -> None:
         """It is dead, or leads to where the node was."""
-        del self._links[link.node.node]
         error = link.connection.error
         if error is not None:
             self._avoid(link.transport, link.node, error.detail)

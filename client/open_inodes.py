@@ -21,6 +21,7 @@ import threading
 import time
 from dataclasses import replace
 
+from fs3.core.types import chunk_id
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.types import FILE_BYTES_MAX, Inode, SetAttributes
@@ -178,9 +179,18 @@ class OpenInode:
                     return count
                 self._send_if_touched(offset, count)
         if count:
-            items = items_of(self._inode.layout, self._inode.inode, offset, count)
-            self._data.read_pieces(items, cut(buffer[:count], items))
+            self._fetch(offset, buffer if count == len(buffer) else buffer[:count])
         return count
+
+    def _fetch(self, offset: int, buffer: memoryview) -> None:
+        layout, inode = self._inode.layout, self._inode.inode
+        index, within = divmod(offset, layout.chunk_bytes)
+        if within + len(buffer) <= layout.chunk_bytes:
+            chain = layout.chains[index % len(layout.chains)]
+            self._data.read_piece(chunk_id(inode, index), chain, within, buffer)
+        else:
+            items = items_of(layout, inode, offset, len(buffer))
+            self._data.read_pieces(items, cut(buffer, items))
 
     def prepare_read(self, offset: int, length: int) -> int:
         """How many of these bytes there are; those gathered here are sent."""

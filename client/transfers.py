@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.checksum import crc32c
+from fs3.core.pace import Pace
 from fs3.core.request import Batch, Codes, Send
-from fs3.core.types import NodeId
+from fs3.core.types import Chain, ChainId, NodeId
 from fs3.errors import Code, Fs3Error, code_of
 from fs3.log import get_logger
 from fs3.routing import Routing
@@ -30,6 +31,9 @@ from .routing import RoutingCache
 Items = NDArray[Any]  # of dataplane.READ_ITEM
 Views = Sequence[memoryview]
 
+_REQUEST_BYTES = 64 << 10  # what one more request of a slow node is reckoned to cost
+_RESULT_BYTES = dataplane.RESULT.size
+_unpack_result = dataplane.RESULT.unpack_from
 _log = get_logger(__name__)
 
 
@@ -54,12 +58,28 @@ class Job(Protocol):
 class Reads:
     method = dataplane.READ_BATCH
 
-    def __init__(self, items: Items, buffers: Views) -> None:
+    def __init__(self, items: Items, buffers: Views | Mapping[int, memoryview]) -> None:
         self._items = items
         self._buffers = buffers
         self.found = np.zeros(len(items), np.uint32)  # bytes per item, before zeros
         self.suspects = b""
         self.details: dict[int, str] = {}
+
+    def elsewhere(self, send: Send) -> Reads:
+        """A job for a second request for the same items, with places of its own."""
+        items = send.items.tolist()
+        ends = np.cumsum(self._items["length"][send.items], dtype=np.int64).tolist()
+        room = memoryview(np.empty(ends[-1], np.uint8).data)
+        return Reads(
+            self._items,
+            {i: room[a:b] for i, a, b in zip(items, [0, *ends], ends, strict=False)},
+        )
+
+    def take_over(self, send: Send, other: Reads) -> None:
+        """What ``other`` has got for these items is the result."""
+        for item in send.items.tolist():
+            self._buffers[item][:] = other._buffers[item]
+        self.found[send.items] = other.found[send.items]
 
     def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
         items = self._items[send.items]
@@ -138,21 +158,75 @@ class Writes:
 
 
 class NodeLoads:
-    """Bytes outstanding at each node, of all threads of a client."""
+    """What a client has outstanding at each node, and how fast they answer; for all its threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._bytes: dict[NodeId, int] = {}
+        self._serving: dict[ChainId, tuple[Chain, tuple[NodeId, ...]]] = {}
+        self._turn = 0
+        self.pace = Pace()
 
     @property
     def by_node(self) -> Mapping[NodeId, int]:
-        """As of now; it may change while it is looked at."""
-        return self._bytes
+        """Bytes, as of now, those of slow nodes counted for more; it may change meanwhile."""
+        return self.pace.weighed(self._bytes, _REQUEST_BYTES, time.monotonic() * 1000)
 
     def add(self, send: Send, sign: int) -> None:
         """``sign``: 1 when it leaves, -1 when it has ended."""
         with self._lock:
             self._bytes[send.node] = self._bytes.get(send.node, 0) + sign * (send.bytes + 1)
+
+    def answered(self, send: Send, taken_s: float) -> None:
+        """A read came back."""
+        with self._lock:
+            self.pace.answered(send.node, send.bytes, taken_s * 1000, time.monotonic() * 1000)
+
+    def node_for(self, chain: Chain) -> NodeId | None:
+        """Who to ask for one piece of ``chain``: the least loaded, in turn; None: nobody serves."""
+        found = self._serving.get(chain.chain)
+        if found is None or found[0] is not chain:
+            found = self._serving[chain.chain] = (chain, tuple(r.node for r in chain.serving))
+        nodes = found[1]
+        if not nodes:
+            return None
+        self._turn = turn = (self._turn + 1) % len(nodes)
+        loads = self.by_node
+        return min(nodes[turn:] + nodes[:turn], key=lambda node: loads.get(node, 0))
+
+
+class OnePiece:
+    """A read of one piece, without arrays: the common case, if nothing goes wrong."""
+
+    __slots__ = ("_buffer", "sent_s")
+
+    def __init__(self, buffer: memoryview) -> None:
+        self._buffer = buffer
+        self.sent_s = time.monotonic()
+
+    def place(self, head: bytes) -> list[memoryview]:
+        """Where the body of the reply goes."""
+        buffer = self._buffer
+        if len(head) < _RESULT_BYTES:
+            raise Fs3Error(Code.PROTOCOL, f"a reply's head of {len(head)} bytes")
+        length = _unpack_result(head)[1]
+        if length > len(buffer):
+            raise Fs3Error(Code.PROTOCOL, "a reply carries more bytes than were asked for")
+        return [buffer if length == len(buffer) else buffer[:length]]
+
+    def result(self, head: bytes) -> int:
+        """How many bytes the chunk had, the rest made zeros; -1 if it is no plain good answer."""
+        code, length, _, crc, _ = _unpack_result(head)
+        buffer = self._buffer
+        if code == Code.NO_CHUNK:
+            buffer[:] = bytes(len(buffer))
+            return 0
+        if code != Code.OK or length > len(buffer):
+            return -1
+        if length < len(buffer):
+            buffer[length:] = bytes(len(buffer) - length)
+            buffer = buffer[:length]
+        return length if crc32c(buffer) == crc else -1
 
 
 class Transfer:
@@ -178,6 +252,7 @@ class Transfer:
         self._loads = loads
         self._at_close = at_close
         self._flights: dict[int, Request] = {}
+        self._seconds: dict[int, Reads] = {}  # jobs of reads that are asked twice
 
     @property
     def finished(self) -> bool:
@@ -193,14 +268,32 @@ class Transfer:
         for number in batch.overdue(now_ms()):
             self.links.cut(self._flights[number])
         for send in batch.sends(self._routing.chains, self._loads.by_node, now_ms()):
-            self._send(send)
+            self._send(send, self.job)
+        job = self.job
+        if isinstance(job, Reads):
+            for send in batch.hedges(self._loads.by_node, now_ms()):
+                self._seconds[send.number] = second = job.elsewhere(send)
+                self._send(send, second)
 
-    def _send(self, send: Send) -> None:
+    def adopt(self, request: Request, sent_s: float) -> bool:
+        """The only item has been asked for already; False if that is of no use any more."""
+        chains = self._routing.chains
+        chain = chains.get(ChainId(int(self._items["chain"][0])))
+        if chain is None:  # the routing has changed meanwhile: begin anew
+            self.links.forget(request)
+            self._loads.add(request.send, -1)
+            return False
+        send = self.batch.adopt(request.send.node, chain, int(sent_s * 1000), chains)
+        request.send = send
+        request.place = lambda head: self.job.place(send, head)
+        self._flights[send.number] = request
+        return True
+
+    def _send(self, send: Send, job: Job) -> None:
         node = self._routing.nodes.get(send.node)
         if node is None:
             self.batch.refused(send.number, Code.STALE_CHAIN, now_ms())
             return
-        job = self.job
         head, body = job.request(send)
         request = self.links.send(
             node, job.method, head, body, send, lambda head: job.place(send, head)
@@ -217,11 +310,19 @@ class Transfer:
 
     def ended(self, request: Request) -> None:
         """One of its requests has."""
-        send, job = request.send, self.job
+        send = request.send
+        second = self._seconds.pop(send.number, None)
+        job = second or self.job
         del self._flights[send.number]
         self._loads.add(send, -1)
         if request.reply is not None:
-            self.batch.replied(send.number, job.results(send, request.reply), now_ms())
+            if isinstance(job, Reads):
+                self._loads.answered(send, time.monotonic() - request.sent_s)
+            codes = job.results(send, request.reply)
+            counts = self.batch.replied(send.number, codes, now_ms())
+            self._forget_cancelled()
+            if second is not None and counts:
+                self._take_over(send, second)
             if job.suspects:
                 self.links.tell(request, dataplane.SUSPECT, job.suspects)
         elif request.error is not None:
@@ -230,6 +331,20 @@ class Transfer:
             self.batch.refused(send.number, request.error.code, now_ms())
         else:
             self.batch.lost(send.number, now_ms())
+
+    def _take_over(self, send: Send, second: Reads) -> None:
+        # The first request is forgotten: nothing else writes to the caller's memory any more.
+        assert isinstance(self.job, Reads)
+        self.job.take_over(send, second)
+        self.job.details.update(second.details)
+
+    def _forget_cancelled(self) -> None:
+        for number in self.batch.cancelled:
+            request = self._flights.pop(number)
+            self._seconds.pop(number, None)
+            self.links.forget(request)
+            self._loads.add(request.send, -1)
+        self.batch.cancelled.clear()
 
     def close(self) -> None:
         """Forget what is under way: the caller's memory is not touched any more. Idempotent."""
@@ -273,7 +388,9 @@ def advance(transfers: Sequence[Transfer], links: Links, until_ms: float) -> Non
         if transfer.finished:
             wake_ms = 0
     for request in links.wait(max(wake_ms - now_ms(), 0) / 1000):
-        next(t for t in transfers if t.owns(request)).ended(request)
+        owner = next((t for t in transfers if t.owns(request)), None)
+        if owner is not None:  # else it was cancelled by one that ended in the same moment
+            owner.ended(request)
 
 
 def now_ms() -> int:

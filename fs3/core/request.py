@@ -12,27 +12,30 @@ how it ended. Rules:
   once, the next after a pause that doubles. A replica with bad bytes or a bad disk is not
   asked for that item again; when no replica is left, that is the item's result.
 * A read that finds no chunk found a hole: NO_CHUNK is a result. The same holds for a short read.
+* A read whose answer is late is asked of another replica too, if :class:`fs3.core.pace.Pace` allows
+  it; the first good answer counts, and the other request is cancelled (:attr:`Batch.cancelled`).
 * A write is the same update in every try: its tag does not change, so it is applied once.
 * Nothing is tried beyond the deadline: what is left fails with the last reason it was given.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fs3.core.codes import TABLE, Code, Retry, code_of
+from fs3.core.dealing import FIRST, Indices, groups, spread
+from fs3.core.pace import Pace
 from fs3.core.types import Chain, ChainId, NodeId
 
 _WAITING, _SENT, _DONE = 0, 1, 2
 
-Indices = NDArray[np.int64]
-_FIRST: Indices = np.zeros(1, np.int64)
 Codes = NDArray[np.uint32]
 
 
@@ -50,6 +53,8 @@ class Limits:
     items_per_request: int = 4096
     bytes_per_request: int = 4 << 20  # a single larger item goes alone
     requests_per_node: int = 4  # in flight at once
+    node_bytes: int = 32 << 20  # in flight at once; a single larger request goes alone
+    late_ms_min: int = 5  # an answer is not called late before
     spread_bytes: int = 256 << 10  # fewer bytes of one chain are read from one replica
     deadline_ms: int = 30_000  # from the start of the batch
     request_ms: int = 8_000  # without an answer for so long, a request is lost
@@ -72,6 +77,8 @@ class Send(NamedTuple):
 class _Flight(NamedTuple):
     send: Send
     expires_ms: int
+    late_ms: float  # when a second node may be asked; infinite: never (again)
+    twin: int = -1  # the other request for the same items
 
 
 class Batch:
@@ -85,10 +92,12 @@ class Batch:
         now_ms: int,
         limits: Limits,
         turn: int = 0,
+        pace: Pace | None = None,
     ) -> None:
         """``chains`` and ``lengths`` (bytes of payload) say of each item where and how much.
 
-        ``turn``: which of equally loaded replicas is asked first; a shell counts it up.
+        ``turn``: which of equally loaded replicas is asked first; a shell counts it up. ``pace``
+        says which answers are late; None: no read is asked twice.
         """
         count = len(chains)
         self.codes: Codes = np.zeros(count, np.uint32)
@@ -98,6 +107,7 @@ class Batch:
         self._lengths = lengths.astype(np.int64)
         self._limits = limits
         self._turn = turn
+        self._pace = pace
         self._deadline_ms = now_ms + limits.deadline_ms
         self._state = np.zeros(count, np.uint8)
         self._due_ms = np.full(count, now_ms, np.int64)
@@ -108,6 +118,7 @@ class Batch:
         self._bad: dict[int, set[NodeId]] = {}  # who cannot serve an item, whatever routing says
         self._avoid_until_ms: dict[NodeId, int] = {}
         self._flights: dict[int, _Flight] = {}
+        self.cancelled: list[int] = []  # requests that nobody waits for; the shell forgets them
         self._open = count  # items without a result
         self._sent = 0  # of these, the ones in flight
         self._next_number = 0
@@ -128,6 +139,8 @@ class Batch:
         wake = self._deadline_ms
         for flight in self._flights.values():
             wake = min(wake, flight.expires_ms)
+            if flight.late_ms < wake:
+                wake = max(math.ceil(flight.late_ms), now_ms)
         if self._open > self._sent:
             waiting = self._due_ms[(self._state == _WAITING) & (self._due_ms > now_ms)]
             if len(waiting):
@@ -157,7 +170,7 @@ class Batch:
         versions = np.zeros(len(due), np.uint32)
         planned = dict(load)
         self._known = chains
-        for number, where in _groups(self._chains[due]):
+        for number, where in groups(self._chains[due]):
             chain = chains.get(ChainId(number))
             if chain is not None:
                 versions[where] = chain.version
@@ -165,7 +178,7 @@ class Batch:
             else:
                 self._no_target(due[where], now_ms)
         sends: list[Send] = []
-        for number, where in _groups(nodes):
+        for number, where in groups(nodes):
             if number:
                 sends += self._cut(NodeId(number), due[where], versions[where], now_ms)
         return sends
@@ -201,7 +214,7 @@ class Batch:
             nodes[where] = node
             planned[node] = planned.get(node, 0) + total
         else:
-            nodes[where] = _spread(usable, np.cumsum(lengths), planned)
+            nodes[where] = spread(usable, np.cumsum(lengths), planned)
 
     def _assign_singly(
         self,
@@ -228,41 +241,107 @@ class Batch:
 
     def _cut(self, node: NodeId, items: Indices, versions: Codes, now_ms: int) -> Iterator[Send]:
         """Requests of allowed size for one node, as many as may be in flight."""
-        free = self._limits.requests_per_node
+        free, free_bytes = self._limits.requests_per_node, self._limits.node_bytes
         for flight in self._flights.values():
-            free -= flight.send.node == node
+            if flight.send.node == node:
+                free -= 1
+                free_bytes -= flight.send.bytes
+        idle = free == self._limits.requests_per_node
         ends = np.cumsum(self._lengths[items])
         start, before = 0, 0
         while start < len(items) and free > 0:
             fit = int(np.searchsorted(ends, before + self._limits.bytes_per_request, "right"))
             stop = min(max(fit, start + 1), start + self._limits.items_per_request)
             end = int(ends[stop - 1])
+            free_bytes -= end - before
+            if free_bytes < 0 and not idle:
+                return
+            idle = False
             yield self._depart(node, items[start:stop], versions[start:stop], end - before, now_ms)
             start, before, free = stop, end, free - 1
 
     def _depart(
         self, node: NodeId, items: Indices, versions: Codes, size: int, now_ms: int
     ) -> Send:
-        send = Send(self._next_number, node, items, versions, size)
-        self._flights[send.number] = _Flight(send, now_ms + self._limits.request_ms)
+        send = self._fly(node, items, versions, size, now_ms)
         self._state[items] = _SENT
         self._versions[items] = versions
         self._sent += len(items)
-        self._next_number += 1
         return send
+
+    def _fly(self, node: NodeId, items: Indices, versions: Codes, size: int, now_ms: int) -> Send:
+        send = Send(self._next_number, node, items, versions, size)
+        self._next_number += 1
+        late_ms = math.inf
+        if self._reads and self._pace is not None:
+            late_ms = now_ms + max(self._pace.late_ms(size), self._limits.late_ms_min)
+        self._flights[send.number] = _Flight(send, now_ms + self._limits.request_ms, late_ms)
+        return send
+
+    def adopt(
+        self, node: NodeId, chain: Chain, sent_ms: int, chains: Mapping[ChainId, Chain]
+    ) -> Send:
+        """The only item was asked of ``node`` already, at ``sent_ms``, by this routing."""
+        self._known = chains
+        versions = np.array([chain.version], np.uint32)
+        return self._depart(node, FIRST, versions, int(self._lengths[0]), sent_ms)
+
+    def hedges(self, load: Mapping[NodeId, int], now_ms: int) -> list[Send]:
+        """Second requests for reads whose answers are late; their payload needs places of its own.
+
+        Each is for the same items as one that is under way, of a node that serves them all.
+        """
+        late = [f for f in self._flights.values() if f.late_ms <= now_ms]
+        sends = []
+        for flight in late:
+            first = flight.send
+            node = self._other_node(first, load, now_ms)
+            number = -1
+            if node is not None and self._pace is not None and self._pace.take_hedge():
+                send = self._fly(node, first.items, first.chain_versions, first.bytes, now_ms)
+                number = send.number
+                twin = self._flights[number]
+                self._flights[number] = twin._replace(late_ms=math.inf, twin=first.number)
+                sends.append(send)
+            self._flights[first.number] = flight._replace(late_ms=math.inf, twin=number)
+        return sends
+
+    def _other_node(self, send: Send, load: Mapping[NodeId, int], now_ms: int) -> NodeId | None:
+        """The least loaded node but that of ``send`` that serves all of its items."""
+        usable: set[NodeId] | None = None
+        for number in np.unique(self._chains[send.items]).tolist():
+            chain = self._known.get(ChainId(number))
+            serving = {r.node for r in chain.serving} if chain is not None else set()
+            usable = serving if usable is None else usable & serving
+        good = [
+            node
+            for node in sorted(usable or ())
+            if node != send.node and self._avoid_until_ms.get(node, 0) <= now_ms
+        ]
+        return min(good, key=lambda n: load.get(n, 0)) if good else None
 
     # -- what came of it -------------------------------------------------------------------------
 
-    def replied(self, number: int, codes: Codes, now_ms: int) -> None:
-        """The results of request ``number``, in the order of its items."""
+    def replied(self, number: int, codes: Codes, now_ms: int) -> bool:
+        """The results of request ``number``, in the order of its items.
+
+        False: they do not count, a second request for the same items is still under way.
+        """
+        twin = self._flights[number].twin
+        good = codes == Code.OK
+        if self._reads:
+            good |= codes == Code.NO_CHUNK
+        if twin >= 0:
+            if not good.all():
+                self._leave_to_twin(number)
+                return False
+            del self._flights[twin]
+            self.cancelled.append(twin)
         send = self._land(number)
         if not codes.any():  # all are OK
             self._state[send.items] = _DONE
             self._open -= len(send.items)
-            return
-        good = codes == Code.OK
-        if self._reads:
-            good |= codes == Code.NO_CHUNK
+            return True
         done = send.items[good]
         self.codes[done] = codes[good]
         self._state[done] = _DONE
@@ -270,17 +349,32 @@ class Batch:
         for position in np.flatnonzero(~good).tolist():
             code = code_of(int(codes[position]))
             self._failed(int(send.items[position]), code, send.node, now_ms)
+        return True
+
+    def _leave_to_twin(self, number: int) -> bool:
+        """A request that came to nothing; True if the same items are under way another time."""
+        twin = self._flights[number].twin
+        if twin < 0:
+            return False
+        del self._flights[number]
+        self._flights[twin] = self._flights[twin]._replace(twin=-1)
+        return True
 
     def lost(self, number: int, now_ms: int) -> None:
         """The connection broke, or the answer did not come: a write may have been applied."""
+        node = self._flights[number].send.node
+        self._avoid_until_ms[node] = now_ms + self._limits.avoid_ms
+        if self._leave_to_twin(number):
+            return
         send = self._land(number)
-        self._avoid_until_ms[send.node] = now_ms + self._limits.avoid_ms
         code = Code.UNREACHABLE if self._reads else Code.MAYBE_APPLIED
         for item in send.items.tolist():
             self._failed(item, code, send.node, now_ms)
 
     def refused(self, number: int, code: Code, now_ms: int) -> None:
         """The request failed as a whole, with an answer."""
+        if self._leave_to_twin(number):
+            return
         send = self._land(number)
         for item in send.items.tolist():
             self._failed(item, code, send.node, now_ms)
@@ -345,46 +439,3 @@ class Batch:
         self.codes[item] = code
         self._state[item] = _DONE
         self._open -= 1
-
-
-def _groups(keys: NDArray[Any]) -> list[tuple[int, Indices]]:
-    """Positions of each distinct key, in order, keys ascending."""
-    first = int(keys[0])
-    if len(keys) == 1:
-        return [(first, _FIRST)]
-    if bool((keys == first).all()):
-        return [(first, np.arange(len(keys)))]
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    starts = np.flatnonzero(np.diff(ordered)) + 1
-    parts = np.split(order, starts)
-    return [(int(keys[part[0]]), part) for part in parts]
-
-
-def _spread(usable: list[NodeId], ends: Indices, planned: dict[NodeId, int]) -> Indices:
-    """Who reads which item of a run, such that the nodes' loads come out as even as possible.
-
-    ``ends``: where each item ends in the bytes of the run. Each node gets neighbouring items.
-    """
-    total = int(ends[-1])
-    loads = sorted((planned.get(n, 0), place) for place, n in enumerate(usable))
-    level, filled = 0, 0
-    for filled in range(
-        len(loads), 0, -1
-    ):  # the highest load that all of the first nodes can reach
-        level = (total + sum(load for load, _ in loads[:filled])) // filled
-        if level >= loads[filled - 1][0]:
-            break
-    chosen = np.empty(len(ends), np.int64)
-    start, given = 0, 0
-    for rank, (load, place) in enumerate(loads[:filled]):
-        node = usable[place]
-        given += max(level - load, 0)
-        last = rank == filled - 1
-        stop = len(ends) if last else int(np.searchsorted(ends, given, "right"))
-        stop = max(stop, start)
-        chosen[start:stop] = node
-        taken = int(ends[stop - 1]) - (int(ends[start - 1]) if start else 0) if stop > start else 0
-        planned[node] = planned.get(node, 0) + taken
-        start = stop
-    return chosen

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from fs3.client import links
 from fs3.client.links import Links
+from fs3.core.request import Send
 from fs3.core.types import NodeId
 from fs3.errors import Code, Fs3Error
 from fs3.routing import NodeInfo
@@ -21,6 +23,9 @@ NODE = NodeInfo(
     incarnation=1,
     alive=True,
 )
+
+
+SEND = Send(0, NODE.node, np.zeros(0, np.int64), np.zeros(0, np.uint32), 0)
 
 
 class Wire:
@@ -98,7 +103,7 @@ def used(clock, ways):
 
     def use(node=NODE):
         before = [len(way.wires) for way in ways]
-        request = links.send(node, 1, b"", [], None, lambda head: [])
+        request = links.send(node, 1, b"", [], SEND, lambda head: [])
         if request is None:
             return None
         made = [w.name for w, n in zip(ways, before, strict=True) if len(w.wires) > n]
@@ -165,7 +170,7 @@ def test_a_node_that_starts_anew_is_reached_the_best_way_again(used, ways):
 
 
 def test_requests_on_a_connection_that_was_replaced_end_as_lost(used, ways):
-    asked = used.links.send(NODE, 1, b"", [], None, lambda head: [])
+    asked = used.links.send(NODE, 1, b"", [], SEND, lambda head: [])
     ways[0].wires[0].die("broken")
     used()
     (ended,) = used.links.wait(0.0)
