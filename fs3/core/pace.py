@@ -78,7 +78,7 @@ class Pace:
         size = self._sizes.setdefault(size_bytes.bit_length(), _Size())
         size.add(taken_ms)
         average = size.average_ms or taken_ms
-        size.average_ms = average + _ALPHA * (min(taken_ms, 4 * average) - average)
+        size.average_ms = average + _ALPHA * (min(taken_ms, 1.5 * average) - average)
         ratio = taken_ms / average if average > 0 else 1.0
         before = self.slowness(node, now_ms)
         slowness = before + _ALPHA * (ratio - before)

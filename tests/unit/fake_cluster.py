@@ -74,6 +74,7 @@ class FakeNode:
         self.requests: Counter[int] = Counter()
         self.lose_replies = 0  # so many requests are carried out and never answered
         self.stalled = False  # nothing is answered
+        self.held: list[Callable[[], None]] | None = None  # answers kept back, if it is a list
         self.refuse: list[Code] = []  # so many items are refused with these codes
         self.before_request: Callable[[], None] | None = None
         self.address = "127.0.0.1:0"
@@ -195,7 +196,11 @@ class FakeNode:
     def _answer(self, connection, request, head, parts) -> None:
         if self.stalled:
             return
-        if self.lose_replies:
+        if self.held is not None:
+            self.held.append(
+                lambda: connection.reply(request.request_id, request.method, head, parts)
+            )
+        elif self.lose_replies:
             self.lose_replies -= 1
             connection.close()
         else:

@@ -1,0 +1,124 @@
+"""Reads that a server answers late, and small reads beside large ones, over real connections."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from fake_cluster import CHUNK_BYTES, fake_cluster
+from test_client_data import INODE, LAYOUT, random_bytes, write
+
+from fs3 import dataplane
+from fs3.client.data import chunk_items, cut, items_of
+from fs3.client.transfers import advance
+from fs3.core.types import ChainId, chunk_id
+
+
+@pytest.fixture
+def cluster():
+    with fake_cluster() as made:
+        yield made
+
+
+def patient(cluster):
+    """A client that gives a request up only long after the test has failed."""
+    data = cluster.client(request_ms=600_000, deadline_ms=600_000).context.data
+    content = random_bytes(3 * CHUNK_BYTES)
+    write(data, 0, content)
+    return data, content
+
+
+def read_piece(data, index: int, buffer: bytearray) -> int:
+    with memoryview(buffer) as view:
+        return data.read_piece(chunk_id(INODE, index), ChainId(index + 1), 0, view)
+
+
+def read_range(data, length: int) -> bytes:
+    buffer = bytearray(length)
+    items = items_of(LAYOUT, INODE, 0, length)
+    data.read_pieces(items, cut(memoryview(buffer), items))
+    return bytes(buffer)
+
+
+def learn(data, content: bytes, length: int) -> None:
+    """Read often enough that the client knows what is late."""
+    for _ in range(40):
+        assert read_range(data, length) == content[:length]
+        assert read_piece(data, 0, bytearray(4096)) == 4096
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_server_that_does_not_answer_is_read_around_without_waiting_for_it(cluster, pieces):
+    data, content = patient(cluster)
+    learn(data, content, pieces * CHUNK_BYTES)
+    cluster.nodes[2].stalled = True
+    before = cluster.nodes[2].requests[dataplane.READ_BATCH]
+    while cluster.nodes[2].requests[dataplane.READ_BATCH] == before:
+        assert read_range(data, pieces * CHUNK_BYTES) == content[: pieces * CHUNK_BYTES]
+
+
+def test_one_piece_is_read_around_a_silent_server_too(cluster):
+    data, content = patient(cluster)
+    learn(data, content, CHUNK_BYTES)
+    cluster.nodes[3].stalled = True
+    before = cluster.nodes[3].requests[dataplane.READ_BATCH]
+    while cluster.nodes[3].requests[dataplane.READ_BATCH] == before:
+        buffer = bytearray(4096)
+        assert read_piece(data, 0, buffer) == 4096
+        assert buffer == content[:4096]
+
+
+def test_the_loser_never_writes_into_the_memory_of_a_finished_read(cluster):
+    """The late answers carry other bytes: they would show."""
+    data, content = patient(cluster)
+    learn(data, content, CHUNK_BYTES)
+    slow = cluster.nodes[2]
+    slow.held = []
+    buffers = []
+    while not slow.held:
+        buffer = bytearray(4096)
+        assert read_piece(data, 0, buffer) == 4096
+        buffers.append(buffer)
+        buffers.append(bytearray(read_range(data, CHUNK_BYTES)))
+    held, slow.held = slow.held, None
+    slow.chunks[chunk_id(INODE, 0)][:] = bytes(CHUNK_BYTES)
+    cluster.in_reactor(lambda: [answer() for answer in held])
+    # Enough reads that what the slow server has sent is received by now, behind the late answers.
+    asked = slow.requests[dataplane.READ_BATCH]
+    while slow.requests[dataplane.READ_BATCH] < asked + 3:
+        read_piece(data, 0, bytearray(4096))
+        read_range(data, CHUNK_BYTES)
+    for buffer in buffers:
+        assert buffer == content[: len(buffer)]
+    assert not any(data._loads._bytes.values())  # nothing is counted as outstanding any more
+
+
+def test_a_small_read_does_not_wait_behind_a_large_one_of_the_same_server():
+    """Seen by the order of completion: on one stream the large answer would come first."""
+    with fake_cluster(nodes=1, chains=1, replicas=1) as cluster:
+        limits = {"bytes_per_request": 64 << 20, "request_ms": 600_000, "deadline_ms": 600_000}
+        data = cluster.client(**limits).context.data
+        write(data, 0, random_bytes(CHUNK_BYTES))
+        count = (32 << 20) // CHUNK_BYTES
+        layout = dataclasses.replace(LAYOUT, stripe=1, chains=(ChainId(1),))
+        large = chunk_items(layout, INODE, [0] * count, [0] * count, [CHUNK_BYTES] * count)
+        small = chunk_items(layout, INODE, [0], [0], [512])
+        links = data.new_links()
+        room, little = memoryview(bytearray(32 << 20)), memoryview(bytearray(512))
+        for items, view in ((large[:2], room[: 2 * CHUNK_BYTES]), (small, little)):  # connect
+            transfer, _ = data.begin_reads(items, cut(view, items), links)
+            while not transfer.finished:
+                advance([transfer], links, math.inf)
+            transfer.close()
+        first, _ = data.begin_reads(large, cut(room, large), links)
+        first.begin()
+        second, _ = data.begin_reads(small, [little], links)
+        while not second.finished:
+            advance([first, second], links, math.inf)
+        assert not first.finished
+        while not first.finished:
+            advance([first], links, math.inf)
+        first.close()
+        second.close()
+        links.close()
