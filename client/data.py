@@ -47,6 +47,7 @@ from .transfers import (
 __all__ = ["DataClient", "Items", "Views", "chunk_items", "cut", "items_of"]
 
 _CHANNEL_TIMEOUT_S = 30.0
+_IDLE_LINKS_MAX = 8  # kept for the next transfers in the background
 _NO_VERSIONS: Codes = np.zeros(0, np.uint32)
 
 
@@ -109,11 +110,15 @@ class DataClient:
         """In the child, before anything else: a new client id, none of the parent's connections."""
         self._channels.reset()
         self._local = threading.local()
+        self._idle_links: list[Links] = []
+        self._closed = False
         self._loads = NodeLoads()
 
     def close(self) -> None:
         """Let go of every thread's connections; each closes when a call that uses it has ended."""
         self._local = threading.local()
+        self._closed = True
+        self._idle_links.clear()
 
     # -- reads -----------------------------------------------------------------------------------
 
@@ -268,6 +273,20 @@ class DataClient:
     def new_links(self) -> Links:
         """Connections for one thread at a time; the caller closes them."""
         return Links(self._cluster_id)
+
+    def borrow_links(self) -> Links:
+        """Connections for a transfer that no thread waits for, until :meth:`return_links`."""
+        try:
+            return self._idle_links.pop()
+        except IndexError:
+            return self.new_links()
+
+    def return_links(self, links: Links) -> None:
+        """Nothing is under way on them any more."""
+        if not self._closed and len(self._idle_links) < _IDLE_LINKS_MAX:
+            self._idle_links.append(links)
+        else:
+            links.close()
 
     def _transfer(
         self,

@@ -28,7 +28,9 @@ from fs3.types import FILE_BYTES_MAX, Inode, SetAttributes
 
 from .chunk_buffers import ChunkBuffers
 from .data import DataClient, chunk_items, cut, items_of
+from .links import Links
 from .metadata import Closing, Metadata
+from .transfers import Transfer
 
 FILE_DIRTY_BYTES = 8 << 20  # of one inode: then they are sent, as one batch
 FILE_DIRTY_CHUNKS = 256
@@ -191,6 +193,25 @@ class OpenInode:
         else:
             items = items_of(layout, inode, offset, len(buffer))
             self._data.read_pieces(items, cut(buffer, items))
+
+    def begin_read(
+        self, offset: int, buffer: memoryview, links: Links
+    ) -> tuple[int, Transfer | None]:
+        """How many bytes there are to read, and the transfer that brings them, to be moved on."""
+        count = self.prepare_read(offset, len(buffer))
+        if not count:
+            return 0, None
+        items = items_of(self._inode.layout, self._inode.inode, offset, count)
+        transfer, _ = self._data.begin_reads(items, cut(buffer[:count], items), links)
+        return count, transfer
+
+    def borrow_links(self) -> Links:
+        """Connections for a transfer of :meth:`begin_read`; see :meth:`return_links`."""
+        return self._data.borrow_links()
+
+    def return_links(self, links: Links) -> None:
+        """Nothing is under way on them any more."""
+        self._data.return_links(links)
 
     def prepare_read(self, offset: int, length: int) -> int:
         """How many of these bytes there are; those gathered here are sent."""
