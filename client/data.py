@@ -46,7 +46,7 @@ from .transfers import (
 
 __all__ = ["DataClient", "Items", "Views", "chunk_items", "cut", "items_of"]
 
-_CHANNEL_TIMEOUT_S = 30.0
+CHANNEL_TIMEOUT_S = 30.0
 _IDLE_LINKS_MAX = 8  # kept for the next transfers in the background
 _NO_VERSIONS: Codes = np.zeros(0, np.uint32)
 
@@ -131,7 +131,7 @@ class DataClient:
         STALE_CHAIN if none could be asked in time.
         """
         reads = Reads(items, buffers)
-        self._finish(self._transfer(Operation.READ, items, reads, self._links()))
+        self._finish(self._transfer(Operation.READ, items, reads, self.own_links()))
         return reads.found
 
     def read_piece(self, chunk: ChunkId, chain: ChainId, offset: int, buffer: memoryview) -> int:
@@ -143,7 +143,7 @@ class DataClient:
         if known is None or node is None or info is None:
             items = np.array([(chunk, chain, 0, offset, len(buffer))], dataplane.READ_ITEM)
             return int(self.read_pieces(items, [buffer])[0])
-        links, one = self._links(), OnePiece(buffer)
+        links, one = self.own_links(), OnePiece(buffer)
         size = len(buffer)
         head = dataplane.ITEM.pack(chunk, chain, known.version, offset, size)
         send = Send(0, node, FIRST, _NO_VERSIONS, size)
@@ -178,7 +178,7 @@ class DataClient:
         """One piece whose first request is late, or came to nothing."""
         items = np.array([(chunk, chain, 0, offset, len(buffer))], dataplane.READ_ITEM)
         reads = Reads(items, [buffer])
-        transfer = self._transfer(Operation.READ, items, reads, self._links())
+        transfer = self._transfer(Operation.READ, items, reads, self.own_links())
         if request is not None:
             adopted = transfer.adopt(request, request.sent_s)
             if adopted and ended:
@@ -221,17 +221,23 @@ class DataClient:
 
     def _update_part(self, items: Items, datas: Views, kind: UpdateKind, sync: bool) -> None:
         self._finish(
-            self._begin_update(items, datas, kind, sync, self._links(), _CHANNEL_TIMEOUT_S)
+            self._begin_update(items, datas, kind, sync, self.own_links(), CHANNEL_TIMEOUT_S)
         )
 
     def begin_writes(
-        self, items: Items, datas: Views, links: Links, *, sync: bool = False
+        self,
+        items: Items,
+        datas: Views,
+        links: Links,
+        *,
+        sync: bool = False,
+        wait_s: float = 0.0,
     ) -> Transfer:
         """At most BATCH_ITEMS_MAX writes, for the caller to move on over ``links``.
 
-        Fs3Error BUSY if too many updates of this client are under way already.
+        Fs3Error BUSY if too many updates of this client are under way still after ``wait_s``.
         """
-        return self._begin_update(items, datas, UpdateKind.WRITE, sync, links, 0.0)
+        return self._begin_update(items, datas, UpdateKind.WRITE, sync, links, wait_s)
 
     def _begin_update(
         self,
@@ -264,7 +270,8 @@ class DataClient:
 
     # -- the loop --------------------------------------------------------------------------------
 
-    def _links(self) -> Links:
+    def own_links(self) -> Links:
+        """The calling thread's connections."""
         links: Links | None = getattr(self._local, "links", None)
         if links is None:
             links = self._local.links = self.new_links()

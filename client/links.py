@@ -91,6 +91,11 @@ class Links:
         if not request.connection.dead:
             request.connection.send(method, next(self._numbers), head)
 
+    @property
+    def wants_write(self) -> bool:
+        """Something has not left whole: a wait would move it on."""
+        return any(link.connection.wants_write for link in self._links.values())
+
     def wait(self, timeout_s: float) -> list[Request]:
         """Requests that have ended; empty after ``timeout_s``."""
         if self._late:

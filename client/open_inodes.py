@@ -1,10 +1,9 @@
 """Files that this client has open: what it wrote and has not yet sent, and how long they are.
 
 All handles of one inode within one client share one :class:`OpenInode`, so that each sees what the
-others wrote. Small writes are gathered per chunk and leave as one batch of chunk-sized writes:
-when enough has come together, when somebody asks for the bytes, after a second, or at flush.
+others wrote. Writes are gathered (write_behind.py), and leave when enough has come together, when
+somebody asks for the bytes, after a second, or at flush, which waits for them.
 
-- A gathered range is contiguous within its chunk; a write that leaves a gap sends the old one.
 - The local length is the larger of what the metaserver said and what was written since; telling
   the metaserver (settling) is what makes it visible to others.
 - The lock of an inode is held while its writes are sent, never while bytes are fetched. No lock is
@@ -31,23 +30,11 @@ from .data import DataClient, chunk_items, cut, items_of
 from .links import Links
 from .metadata import Closing, Metadata
 from .transfers import Transfer
+from .write_behind import WriteBehind
 
-FILE_DIRTY_BYTES = 8 << 20  # of one inode: then they are sent, as one batch
-FILE_DIRTY_CHUNKS = 256
 DIRTY_AGE_S = 1.0
 FILE_UNSYNCED_CHUNKS = 1024  # of one inode: then they are synced in the background
 _log = get_logger(__name__)
-
-
-class _Gathered:
-    """A contiguous range of one chunk that was written and not sent; offsets are the chunk's."""
-
-    __slots__ = ("buffer", "end", "start")
-
-    def __init__(self, buffer: memoryview, start: int) -> None:
-        self.buffer = buffer  # as long as the chunk, so that offsets are the same
-        self.start = start
-        self.end = start
 
 
 class OpenInode:
@@ -64,7 +51,6 @@ class OpenInode:
         """``unsynced``: chunks that handles left which are closed by now."""
         self._metadata = metadata
         self._data = data
-        self._buffers = buffers
         self.handles = 0  # guarded by the table's lock
         self.generation = 0  # grows at every change made here; cached bytes stand on it
         # The data version that is known here whole: it moves along with changes made here, and
@@ -77,11 +63,9 @@ class OpenInode:
         self._untold: dict[int, Fs3Error | None] = {}  # by session: what its handle is not told yet
         self._facts = threading.Lock()  # guards these four; never held for long, unlike the next
         self._lock = threading.RLock()  # guards all below
-        self._gathered: dict[int, _Gathered] = {}
-        self._gathered_bytes = 0
-        self._gathered_since_s = 0.0
         self._gather_not = 0  # so many want every write to be sent at once
         self._unsynced = unsynced  # chunks that were sent, and may be lost in a power cut
+        self._behind = WriteBehind(inode.inode, inode.layout, data, buffers, unsynced, self._lost)
         self._unsettled = False  # written to since the metaserver was told
         self._written_end = 0  # of the bytes written since then
         self._written_version = 0  # the truncate version when the first of them was written
@@ -89,11 +73,9 @@ class OpenInode:
 
     def forget_writes(self, buffers: ChunkBuffers) -> None:
         """In a forked child: what was gathered is the parent's to send."""
-        self._buffers = buffers
         self._facts = threading.Lock()
         self._lock = threading.RLock()
-        self._gathered.clear()
-        self._gathered_bytes = 0
+        self._behind.forget(buffers)
         self._unsynced.clear()
         self._unsettled, self._written_end = False, 0
         self._untold = dict.fromkeys(self._untold)
@@ -176,10 +158,10 @@ class OpenInode:
         """Fill ``buffer`` from ``offset``; fewer bytes only at the end of the file."""
         with self._lock:
             count = max(min(len(buffer), self.length - offset), 0)
-            if self._gathered and count:
-                if self._copy_gathered(offset, buffer[:count]):
+            if count and not self._behind.empty:
+                if self._behind.copy(offset, buffer[:count]):
                     return count
-                self._send_if_touched(offset, count)
+                self._behind.send_touched(offset, count)
         if count:
             self._fetch(offset, buffer if count == len(buffer) else buffer[:count])
         return count
@@ -205,6 +187,10 @@ class OpenInode:
         transfer, _ = self._data.begin_reads(items, cut(buffer[:count], items), links)
         return count, transfer
 
+    def own_links(self) -> Links:
+        """The calling thread's connections, for a transfer that it finishes itself."""
+        return self._data.own_links()
+
     def borrow_links(self) -> Links:
         """Connections for a transfer of :meth:`begin_read`; see :meth:`return_links`."""
         return self._data.borrow_links()
@@ -217,25 +203,9 @@ class OpenInode:
         """How many of these bytes there are; those gathered here are sent."""
         with self._lock:
             count = max(min(length, self.length - offset), 0)
-            if self._gathered and count:
-                self._send_if_touched(offset, count)
+            if count and not self._behind.empty:
+                self._behind.send_touched(offset, count)
             return count
-
-    def _copy_gathered(self, offset: int, buffer: memoryview) -> bool:
-        """True if all of it was gathered here in one piece, and is now copied."""
-        index, within = divmod(offset, self._inode.layout.chunk_bytes)
-        gathered = self._gathered.get(index)
-        if gathered is None or not gathered.start <= within <= gathered.end - len(buffer):
-            return False
-        buffer[:] = gathered.buffer[within : within + len(buffer)]
-        return True
-
-    def _send_if_touched(self, offset: int, length: int) -> None:
-        chunk_bytes = self._inode.layout.chunk_bytes
-        first, last = offset // chunk_bytes, (offset + length - 1) // chunk_bytes
-        touched = [index for index in self._gathered if first <= index <= last]
-        if touched:
-            self._send(touched)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -251,14 +221,10 @@ class OpenInode:
         with self._lock:
             self.tell(session)  # before anything is taken: who is refused may write it again
             version = self._trimmed_version
-            if len(data) >= FILE_DIRTY_BYTES:
-                self._write_through(offset, data)
-            else:
-                self._gather(offset, data)
+            self._behind.write(offset, data)
             self._wrote(end, version)
-            full = self._gathered_bytes >= FILE_DIRTY_BYTES
-            if full or self._gather_not or len(self._gathered) >= FILE_DIRTY_CHUNKS:
-                self._send(list(self._gathered))
+            if self._gather_not:
+                self._behind.send_all()
             self.tell(session)
 
     def gather_not(self, change: int) -> None:
@@ -288,81 +254,16 @@ class OpenInode:
         self._written_end = max(self._written_end, end)
         self._mtime_ns = max(time.time_ns(), self._mtime_ns + 1)  # tells one write from the next
 
-    def _write_through(self, offset: int, data: memoryview) -> None:
-        """Out of the caller's memory, without gathering."""
-        self._send_if_touched(offset, len(data))
-        inode = self._inode
-        items = items_of(inode.layout, inode.inode, offset, len(data))
-        self._data.write_pieces(items, cut(data, items))
-        first = offset // inode.layout.chunk_bytes
-        self._unsynced.update(range(first, first + len(items)))
-
-    def _gather(self, offset: int, data: memoryview) -> None:
-        chunk_bytes = self._inode.layout.chunk_bytes
-        position = 0
-        while position < len(data):
-            index, within = divmod(offset + position, chunk_bytes)
-            take = min(chunk_bytes - within, len(data) - position)
-            self._gather_piece(index, within, data[position : position + take])
-            position += take
-
-    def _gather_piece(self, index: int, within: int, data: memoryview) -> None:
-        gathered = self._gathered.get(index)
-        if gathered is not None and not gathered.start <= within <= gathered.end:
-            self._send([index])
-            gathered = None
-        if gathered is None:
-            if not self._gathered:
-                self._gathered_since_s = time.monotonic()
-            buffer = self._buffers.take(self._inode.layout.chunk_bytes)
-            gathered = self._gathered[index] = _Gathered(buffer, within)
-        end = within + len(data)
-        gathered.buffer[within:end] = data
-        grown = end - gathered.end
-        if grown > 0:
-            gathered.end = end
-            self._gathered_bytes += grown
-            if not self._buffers.account(grown):
-                self._send(list(self._gathered))
-
-    def _send(self, indices: list[int], *, sync: bool = False) -> None:
-        """Write gathered chunks; if that fails their bytes are lost, and the handles are told."""
-        taken = [self._gathered.pop(index) for index in indices]
-        starts = [gathered.start for gathered in taken]
-        lengths = [gathered.end - gathered.start for gathered in taken]
-        items = chunk_items(self._inode.layout, self._inode.inode, indices, starts, lengths)
-        datas = [gathered.buffer[gathered.start : gathered.end] for gathered in taken]
-        self._unsynced.update(indices)
-        failure: Fs3Error | None = Fs3Error(
-            Code.CANCELLED, f"writing to inode {self._inode.inode} was not finished"
-        )
-        try:
-            self._data.write_pieces(items, datas, sync=sync)
-            failure = None
-        except Fs3Error as error:
-            _log.warning("write_failed", inode=self._inode.inode, error=str(error))
-            failure = error
-        finally:  # also when it was interrupted
-            if failure is not None:
-                self._lost(failure)
-            self._gathered_bytes -= sum(lengths)
-            self._buffers.account(-sum(lengths))
-            for gathered in taken:
-                self._buffers.give(gathered.buffer)
-        if sync and failure is None:
-            self._unsynced.difference_update(indices)
-
     def send_gathered(self) -> None:
         """What was written here has left; the length is not told yet."""
         with self._lock:
-            if self._gathered:
-                self._send(list(self._gathered))
+            self._behind.send_all()
 
     # -- making it visible, and safe -------------------------------------------------------------
 
     def upkeep(self, now_s: float) -> None:
         """Send what was gathered a while ago (``now_s``: monotonic), sync when it is much."""
-        if self._gathered and now_s - self._gathered_since_s >= DIRTY_AGE_S:
+        if self._behind.is_older(DIRTY_AGE_S, now_s):
             self.send_gathered()
         if len(self._unsynced) > FILE_UNSYNCED_CHUNKS:
             with self._lock:
@@ -377,8 +278,8 @@ class OpenInode:
     def sync(self, session: int) -> None:
         """The same, on stable storage."""
         with self._lock:
-            if self._gathered:
-                self._send(list(self._gathered), sync=True)
+            self._behind.send_all(sync=True)
+            self.tell(session)  # first: syncing what is left may fail by itself
             self._sync_sent()
             self.settle()
             self.tell(session)
@@ -458,24 +359,18 @@ class OpenInode:
         with self._lock:
             if changes.length_bytes != 0:
                 self.settle()
+            self._behind.finish()  # it must not follow the cut
             inode = self._metadata.setattr(self._inode.inode, changes, session)
             self.learn(inode, own_change=changes.length_bytes is not None)
             if changes.length_bytes == 0:
-                self._drop_gathered()
+                self._behind.drop()
+                self._unsettled, self._written_end = False, 0
             if changes.length_bytes is not None:
                 self.generation += 1
                 chunk_bytes = self._inode.layout.chunk_bytes
                 chunks = -(-changes.length_bytes // chunk_bytes)
-                self._unsynced = {index for index in self._unsynced if index < chunks}
+                self._unsynced -= {index for index in self._unsynced if index >= chunks}
             return self._inode
-
-    def _drop_gathered(self) -> None:
-        for gathered in self._gathered.values():
-            self._buffers.account(gathered.start - gathered.end)
-            self._buffers.give(gathered.buffer)
-        self._gathered.clear()
-        self._gathered_bytes = 0
-        self._unsettled, self._written_end = False, 0
 
     # -- holes -----------------------------------------------------------------------------------
 

@@ -111,7 +111,8 @@ class ReadAhead:
                 return None
             self._release(self._window)
             self._window = None
-            window = self._begin(at, max(self._size * 2, 2 * wanted))
+            own = self._opened.own_links()
+            window = self._begin(at, max(self._size * 2, 2 * wanted), own)
         if window is not None:
             self._release(self._window)
             self._window = window if self._finish(window) else None
@@ -125,8 +126,9 @@ class ReadAhead:
         """Ask for the next window, or receive what has come of it."""
         coming = self._next
         if coming is not None:
-            if length >= _PUMP_BYTES and coming.transfer is not None and coming.links is not None:
-                advance([coming.transfer], coming.links, 0)
+            transfer = coming.transfer
+            if transfer is not None and (length >= _PUMP_BYTES or transfer.links.wants_write):
+                advance([transfer], transfer.links, 0)
             return
         window = self._window
         if window is None or at <= (window.start + window.end) // 2 or not self._is_good(window):
@@ -134,23 +136,27 @@ class ReadAhead:
         if time.monotonic() - window.begun_s > WINDOW_AGE_S / 2:
             return  # so slow a reader would find the next one too old
         try:
-            self._next = self._begin(window.end, self._size * 2)
+            self._next = self._begin(window.end, self._size * 2, None)
         except Fs3Error as error:
             _log.info("read_ahead_failed", detail=str(error))
 
-    def _begin(self, start: int, size: int) -> _Window | None:
-        """Ask for a window; None at the end of the file, or if others have all the memory."""
+    def _begin(self, start: int, size: int, links: Links | None) -> _Window | None:
+        """Ask for a window; None at the end of the file, or if others have all the memory.
+
+        ``links``: the caller's own, if it waits for the window.
+        """
         size = min(size, WINDOW_MAX_BYTES)
         buffer = self._buffers.take_ahead(size)
         if buffer is None:
             return None
         window = _Window(start, buffer, self._opened.generation)
         try:
-            window.links = self._opened.borrow_links()
-            count, window.transfer = self._opened.begin_read(start, buffer, window.links)
+            if links is None:
+                links = window.links = self._opened.borrow_links()
+            count, window.transfer = self._opened.begin_read(start, buffer, links)
             window.end = start + count
             if window.transfer is not None:
-                window.transfer.begin()
+                advance([window.transfer], links, 0)
         except BaseException:
             self._release(window)
             raise

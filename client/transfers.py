@@ -172,6 +172,11 @@ class NodeLoads:
         """Bytes, as of now, those of slow nodes counted for more; it may change meanwhile."""
         return self.pace.weighed(self._bytes, _REQUEST_BYTES, time.monotonic() * 1000)
 
+    @property
+    def outstanding(self) -> Mapping[NodeId, int]:
+        """Bytes, as of now."""
+        return self._bytes
+
     def add(self, send: Send, sign: int) -> None:
         """``sign``: 1 when it leaves, -1 when it has ended."""
         with self._lock:

@@ -301,7 +301,7 @@ def test_threads_share_a_client(cluster):
     for thread in threads:
         thread.join()
     assert not failures
-    assert not any(data._loads.by_node.values())
+    assert not any(data._loads.outstanding.values())
 
 
 def test_a_forked_child_is_another_client_with_connections_of_its_own(cluster):

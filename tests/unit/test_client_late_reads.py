@@ -91,7 +91,7 @@ def test_the_loser_never_writes_into_the_memory_of_a_finished_read(cluster):
         read_range(data, CHUNK_BYTES)
     for buffer in buffers:
         assert buffer == content[: len(buffer)]
-    assert not any(data._loads._bytes.values())  # nothing is counted as outstanding any more
+    assert not any(data._loads.outstanding.values())  # nothing is counted as outstanding any more
 
 
 def test_a_small_read_does_not_wait_behind_a_large_one_of_the_same_server():

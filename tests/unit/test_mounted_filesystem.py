@@ -154,7 +154,7 @@ def test_memory_for_gathered_writes_is_bounded(cluster, mount):
     for i in range(24):
         mount.write(handle, i << 20, block)
     opened = mount.fs._context.files.find(mount.lookup("f").inode)
-    assert opened._gathered_bytes < 8 << 20
+    assert opened._behind.gathered_bytes < 8 << 20
     mount.close(handle)
 
 
