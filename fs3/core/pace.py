@@ -95,9 +95,22 @@ class Pace:
         return 1.0 + (slowness - 1.0) * math.exp((measured_ms - now_ms) / _FORGET_MS)
 
     def late_ms(self, size_bytes: int) -> float:
-        """After how long an answer is late; infinite while too little is known."""
-        size = self._sizes.get(size_bytes.bit_length())
-        return math.inf if size is None else size.late_ms
+        """After how long an answer is late; infinite while too little is known.
+
+        For a size that was seldom asked for: what holds for the next larger one, or, scaled up, for
+        the next smaller one.
+        """
+        wanted = size_bytes.bit_length()
+        found = self._sizes.get(wanted)
+        if found is not None and found.late_ms < math.inf:
+            return found.late_ms
+        known = [size for size, of in self._sizes.items() if of.late_ms < math.inf]
+        if not known:
+            return math.inf
+        larger = [size for size in known if size > wanted]
+        if larger:
+            return self._sizes[min(larger)].late_ms
+        return math.ldexp(self._sizes[max(known)].late_ms, wanted - max(known))
 
     def take_hedge(self) -> bool:
         """Whether one more read may be asked twice now; True counts it."""

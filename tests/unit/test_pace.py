@@ -30,6 +30,16 @@ def test_late_is_what_takes_longer_than_95_of_100_of_the_same_size():
         assert 9.0 < late < 12.0
 
 
+def test_of_a_size_that_was_not_asked_for_something_is_known_too():
+    pace = Pace()
+    for turn in range(100):
+        pace.answered(FAST, 4096, 1.0, turn)
+        pace.answered(FAST, 1 << 20, 40.0, turn)
+    assert pace.late_ms(65536) == pace.late_ms(1 << 20)
+    assert pace.late_ms(4 << 20) == 4 * pace.late_ms(1 << 20)
+    assert pace.late_ms(1) == pace.late_ms(4096)
+
+
 def test_late_follows_when_everything_becomes_slower():
     pace = Pace()
     for turn in range(200):
