@@ -27,9 +27,10 @@ from fs3.core.dealing import FIRST
 from fs3.core.layout import Layout
 from fs3.core.request import Batch, Codes, Limits, Operation, Send
 from fs3.core.types import ChainId, ChunkId, InodeId, chunk_id
+from fs3.transport.interface import Transport
 
 from .channels import UpdateChannels
-from .links import Links, Request
+from .links import TRANSPORTS, Links, Request
 from .routing import RoutingCache
 from .transfers import (
     Items,
@@ -99,6 +100,7 @@ class DataClient:
         self._limits = limits or Limits()
         self._channels = UpdateChannels()
         self._turns = itertools.count()
+        self.transports: Sequence[Transport] = TRANSPORTS  # of connections made from now on
         self.after_fork()
 
     @property
@@ -279,7 +281,7 @@ class DataClient:
 
     def new_links(self) -> Links:
         """Connections for one thread at a time; the caller closes them."""
-        return Links(self._cluster_id)
+        return Links(self._cluster_id, self.transports)
 
     def borrow_links(self) -> Links:
         """Connections for a transfer that no thread waits for, until :meth:`return_links`."""

@@ -1,0 +1,25 @@
+"""``fs3 bench``: how fast a cluster is, beside what bounds it."""
+
+from __future__ import annotations
+
+import typer
+
+from .bench_io import io
+
+_HELP = """How fast a cluster is, beside what bounds it, measured in the same run.
+
+\b
+Example:  fs3 bench io --own
+"""
+commands = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
+commands.command()(io)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``app``."""
+    app.add_typer(commands, name="bench")
+
+
+@commands.callback()
+def _bench() -> None:
+    """See the commands."""
