@@ -107,7 +107,7 @@ class Client:
         self.ids = iter(range(1, 1 << 30))
 
     def place(self, request_id, head):
-        parts = self.room.pop(request_id)
+        parts = self.room[request_id]
         self.bodies[request_id] = parts
         return parts
 

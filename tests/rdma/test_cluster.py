@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,64 @@ def test_a_storageserver_that_is_killed_takes_no_data_with_it(cluster, client):
     assert client.read("/survives") == content[::-1]
     cluster.wait_healthy()
     assert client.read("/survives") == content[::-1]
+
+
+@pytest.fixture
+def cable() -> Iterator[Callable[[str], None]]:
+    """``cable("down")`` takes the guest's only RDMA interface down; it is up again afterwards."""
+    if "RDMA_VM" not in os.environ:
+        pytest.skip("takes a network interface down: in a guest only")
+
+    def set_link(state: str) -> None:
+        subprocess.run(["ip", "link", "set", "rdma0", state], check=True)
+
+    yield set_link
+    set_link("up")
+
+
+def test_when_the_nic_goes_down_reads_and_writes_go_on_over_tcp(cluster, client, cable):
+    contents = [os.urandom(2 * CHUNK) for _ in range(3)]
+    for n, content in enumerate(contents):
+        client.write(f"/nic-{n}", content)
+    before = nic_packets()
+    assert client.read("/nic-0") == contents[0]
+    assert nic_packets() > before
+    failures: list[BaseException] = []
+    done = threading.Event()
+    rounds = 0
+
+    def work() -> None:
+        nonlocal rounds
+        try:
+            while not done.is_set():
+                n = rounds % 3
+                client.write(f"/nic-{n}", contents[n])
+                assert client.read(f"/nic-{n}") == contents[n]
+                rounds += 1
+        except BaseException as error:  # noqa: BLE001 - the test raises it
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        wait_until(lambda: rounds >= 2 or failures)
+        cable("down")
+        reached = rounds
+        wait_until(lambda: rounds >= reached + 4 or failures)
+        silent = nic_packets()
+        wait_until(lambda: rounds >= reached + 6 or failures)
+        assert nic_packets() - silent < 2 * 2 * CHUNK // 4096  # it is TCP that carries it
+        cable("up")
+        reached = rounds
+        wait_until(lambda: rounds >= reached + 2 or failures)
+    finally:
+        done.set()
+        thread.join(60)
+    assert failures == []
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s
+        time.sleep(0.05)

@@ -260,7 +260,7 @@ class RdmaConnection(DataConnection):
                 flight = flight._replace(room=regions.lend(room, remote=True))
         except Fs3Error as error:
             flight.close()
-            _log.warning("rdma_memory", reason=error.detail)
+            _log.debug("rdma_memory", reason=error.detail)
             return False
         body = flight.body.segments if flight.body is not None else []
         space = flight.room.segments if flight.room is not None else []

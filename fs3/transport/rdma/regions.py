@@ -23,6 +23,7 @@ from fs3.transport.rdma.verbs import Device, Region
 
 KEPT_BYTES_MAX = 4 << 30  # registered and kept; beyond it the longest unused ones go
 WHOLE_BYTES_MAX = 256 << 20  # an owner larger than this is registered in parts, as they are used
+TEMPORARY_MAX = 16  # of one transfer: more cost more than a copy does
 _SEGMENT_BYTES_MAX = 1 << 30  # what one work request moves at most, by the verbs' rules
 
 
@@ -97,6 +98,11 @@ class Regions:
             raise Fs3Error(Code.TOO_LARGE, f"{length} bytes in one piece of memory")
         region = self._keep(view, address, length)
         if region is None:
+            if len(lent.temporary) == TEMPORARY_MAX:
+                raise Fs3Error(
+                    Code.NO_SPACE,
+                    f"more than {TEMPORARY_MAX} pieces of memory that cannot stay registered",
+                )
             region = self._device.register(view, remote=remote)
             lent.temporary.append(region)
         segments, local = lent.segments, lent.local
