@@ -97,7 +97,7 @@ class RdmaConnection(DataConnection):
         self._on_refused = on_refused
         self._permits = permits or Permits(PERMITTED_BYTES)
         self._flights: dict[int, _Flight] = {}
-        self._own_pending = 0
+        self._own_due = 0  # answers to what the connection itself asked
         self._up = False
         self._watched = (-1, 0)
         shape = shape or Shape()
@@ -129,7 +129,7 @@ class RdmaConnection(DataConnection):
     @property
     def pending(self) -> int:
         """See :class:`ClientConnection`."""
-        return super().pending - self._own_pending
+        return len(self._sent) - (_HANDSHAKE in self._sent) - (_LINK in self._sent)
 
     @property
     def wants_write(self) -> bool:
@@ -183,7 +183,7 @@ class RdmaConnection(DataConnection):
         completed = super().take_completed()
         for completion in completed:
             self._end_flight(completion.request_id)
-        if self._own_pending or self.dead:
+        if self._own_due or self.dead:
             completed = [c for c in completed if c.request_id < _OWN]
         return completed
 
@@ -212,19 +212,19 @@ class RdmaConnection(DataConnection):
             caller=describe(self._link, self._opened.device, self._opened.port),
             gid=endpoint.gid,
         )
-        self._own_pending += 1
+        self._own_due += 1
         super().send(CONNECT_QUEUE_PAIR, _HANDSHAKE, request.SerializeToString())
 
     def _take_own(self) -> None:
         """The answers to what the connection itself asked."""
-        if not self._own_pending or self.dead:
+        if not self._own_due or self.dead:
             return
         own = [c for c in self._completed if c.request_id >= _OWN]
         if not own:
             return
         self._completed = [c for c in self._completed if c.request_id < _OWN]
         for completion in own:
-            self._own_pending -= 1
+            self._own_due -= 1
             try:
                 if completion.error is not None:
                     raise completion.error
@@ -240,7 +240,7 @@ class RdmaConnection(DataConnection):
             return
         reply = pb.ConnectQueuePairReply.FromString(head)
         open_link(self._link, self._opened.device, self._opened.port, reply.server)
-        self._own_pending += 1
+        self._own_due += 1
         super().send(RDMA_LINK, _LINK, reply.link.to_bytes(8, "little"))
 
     # -- requests --------------------------------------------------------------------------------
