@@ -53,11 +53,17 @@ def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
     first = ranges.offsets // chunk_bytes
     ends = ranges.offsets + ranges.lengths
     counts = np.where(ranges.lengths > 0, (ends - 1) // chunk_bytes + 1 - first, 0)
-    of_range = np.repeat(np.arange(len(files)), counts)
-    nth = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
-    file, index, size = files[of_range], first[of_range] + nth, chunk_bytes[of_range]
-    starts = np.maximum(ranges.offsets[of_range], index * size)
-    stops = np.minimum(ends[of_range], (index + 1) * size)
+    if (counts == 1).all():  # the common case, at half the price
+        of_range, begins = np.arange(len(files)), np.zeros(len(files), np.int64)
+        file, index, size = files, first, chunk_bytes
+        starts, stops = ranges.offsets, ends
+    else:
+        of_range = np.repeat(np.arange(len(files)), counts)
+        nth = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
+        file, index, size = files[of_range], first[of_range] + nth, chunk_bytes[of_range]
+        starts = np.maximum(ranges.offsets[of_range], index * size)
+        stops = np.minimum(ends[of_range], (index + 1) * size)
+        begins = starts - ranges.offsets[of_range]
 
     items = np.zeros(len(of_range), dataplane.READ_ITEM)
     ids = np.zeros(len(of_range), _CHUNK_ID)
@@ -69,7 +75,7 @@ def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
     items["chain"] = chains[(np.cumsum(widths) - widths)[file] + index % widths[file]]
     items["offset"] = starts - index * size
     items["length"] = stops - starts
-    return items, of_range, starts - ranges.offsets[of_range]
+    return items, of_range, begins
 
 
 def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[memoryview]:

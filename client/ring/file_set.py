@@ -58,6 +58,8 @@ class FileSet:
             except OSError as error:
                 self._failed(place, error)
         ends = np.array([file.length for file in self._files], np.int64)
+        if (offsets + lengths <= ends[self.of_io]).all():
+            return lengths
         short = np.unique(self.of_io[offsets + lengths > ends[self.of_io]])
         ends = self._refresh(short, ends)
         readable: Column = np.clip(ends[self.of_io] - offsets, 0, lengths)
@@ -92,7 +94,7 @@ class FileSet:
     def wrote(self, of_piece: Column, chunks: Column, ends: Column) -> None:
         """Pieces were written: of which I/O each, which chunk, and up to where in the file."""
         of_file = self.of_io[of_piece]
-        for place in np.unique(of_file).tolist():
+        for place in np.unique(of_file).tolist() if len(self._files) > 1 else [0]:
             mine = of_file == place
             try:
                 self._files[place].wrote(int(ends[mine].max()), chunks[mine], self._versions[place])

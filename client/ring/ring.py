@@ -114,11 +114,7 @@ class Ring:
 
         ``lengths`` bytes at ``offsets`` of a file go to, or come from, ``places`` in ``iov``.
         """
-        # One value for all is spread over the others.
-        columns = [np.asarray(c, np.int64) for c in (handles, offsets, lengths, places)]
-        handle, offset, length, place = np.broadcast_arrays(*columns)
-        if handle.ndim != 1:
-            raise Fs3Error(Code.INVALID, f"columns of shape {handle.shape}: one dimension is")
+        handle, offset, length, place = _columns(handles, offsets, lengths, places)
         if not len(handle):
             return
         self._check_room(len(handle))
@@ -132,12 +128,13 @@ class Ring:
                 f"I/O {first}: {length[first]} bytes at {place[first]} are not within the"
                 f" {iov.size} bytes of the region",
             )
-        for each in np.unique(handle).tolist():
+        for each in [int(handle[0])] if np.ndim(handles) == 0 else np.unique(handle).tolist():
             self._file(each)
         self._flush_singles()
         self._handles.append(handle)
         self._offsets.append(offset)
-        self._userdata.append(np.broadcast_to(np.asarray(userdata, np.uint64), handle.shape))
+        users = np.asarray(userdata, np.uint64)
+        self._userdata.append(users if users.ndim else np.full(len(handle), users))
         memory = iov.memory
         self._views += [
             memory[start:end]
@@ -186,9 +183,13 @@ class Ring:
             return 0
         self._check_room(0)
         self._flush_singles()
-        handles, of_file = np.unique(np.concatenate(self._handles), return_inverse=True)
+        if len(self._files) == 1:
+            files, of_file = list(self._files.values()), np.zeros(count, np.int64)
+        else:
+            handles, of_file = np.unique(np.concatenate(self._handles), return_inverse=True)
+            files = [self._files[handle] for handle in handles.tolist()]
         prepared = Prepared(
-            [self._files[handle] for handle in handles.tolist()],
+            files,
             of_file,
             np.concatenate(self._offsets),
             self._views,
@@ -316,6 +317,17 @@ class Ring:
         self._ready = [left] if len(left) else []
         self._ready_count = len(left)
         return taken
+
+
+def _columns(*values: ArrayLike) -> list[NDArray[np.int64]]:
+    """As long as each other; one value for all is repeated."""
+    arrays = [np.asarray(value, np.int64) for value in values]
+    shapes = {array.shape for array in arrays if array.ndim}
+    if len(shapes) != 1 or len(shape := shapes.pop()) != 1:
+        raise Fs3Error(
+            Code.INVALID, f"columns of shapes {[a.shape for a in arrays]}: one length is allowed"
+        )
+    return [array if array.ndim else np.full(shape, array) for array in arrays]
 
 
 def _bad_offset(offset: int) -> Fs3Error:

@@ -25,6 +25,7 @@ from .files import Column, Registered
 
 RESULT = np.dtype([("index", "<u8"), ("userdata", "<u8"), ("result", "<i8")])
 Results = NDArray[Any]  # of RESULT
+_OK, _NO_CHUNK = int(Code.OK), int(Code.NO_CHUNK)  # numpy compares with these much faster
 
 
 class Prepared(NamedTuple):
@@ -131,8 +132,11 @@ class Submission:
             else:
                 left.append(part)
         self._parts = left
-        pieces_left = np.bincount(self._of_io[~self._done], minlength=len(self._open))
-        ended = self._open & (pieces_left == 0)
+        if left or self._waiting:
+            pieces_left = np.bincount(self._of_io[~self._done], minlength=len(self._open))
+            ended = self._open & (pieces_left == 0)
+        else:
+            ended = self._open.copy()
         if ended.any():
             self._settle(ended)
         collected: Results = self._results[ended]
@@ -167,7 +171,7 @@ class Submission:
         """Find the results of these."""
         results, lengths = self._results["result"], self._lengths
         pieces = ended[self._of_io]
-        good = (self._codes == Code.OK) | (self._codes == Code.NO_CHUNK)
+        good = (self._codes == _OK) | (self._codes == _NO_CHUNK)
         if self._reads:
             # A piece that is not all there is a hole, unless the file has become shorter.
             short = pieces & (self._found < self._items["length"])

@@ -342,6 +342,8 @@ def test_nonsense_is_refused_with_what_is_allowed(cluster):
             lambda: ring.prep_many(opened.handle, [0], 11, iov, 0),
             lambda: ring.prep_many(opened.handle, [0], 1, iov, -1),
             lambda: ring.prep_many(opened.handle, [[0]], 1, iov, 0),
+            lambda: ring.prep_many(opened.handle, [0, 1], 1, iov, [0]),
+            lambda: ring.prep_many(opened.handle, 0, 1, iov, 0),
             lambda: ring.prep_io(10**9, 0, iov),
             lambda: Ring(0, "read"),
             lambda: Ring(1, "append"),
