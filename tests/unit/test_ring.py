@@ -366,6 +366,23 @@ def test_a_file_of_another_client_is_refused(cluster):
             ring.prep_io(other.handle, 0, Iov(1))
 
 
+def test_a_ring_stays_with_its_process(cluster):
+    opened = Opened(cluster, b"x" * 10)
+    with ring_of("read") as ring:
+        ring.prep_io(opened.handle, 0, Iov(5))
+        ring.submit()
+        child = os.fork()
+        if child == 0:
+            try:
+                ring.prep_io(opened.handle, 0, Iov(5))
+            except Fs3Error as error:
+                ring.close()  # leaves the parent's connections alone
+                os._exit(7 if error.code is Code.INVALID else 1)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert ring.wait()["result"].tolist() == [5]
+
+
 def test_deregistering_does_not_stop_what_is_under_way(cluster):
     opened = Opened(cluster, b"x")
     with ring_of("read") as ring:
