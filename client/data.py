@@ -161,7 +161,7 @@ class DataClient:
                 self._loads.add(send, -1)
                 raise
             if ended and request.reply is not None:
-                found = one.result(request.reply)
+                found = one.result(request.reply, verified=request.verified)
                 if found >= 0:
                     self._loads.add(send, -1)
                     self._loads.answered(send, time.monotonic() - one.sent_s)

@@ -52,8 +52,11 @@ class Job(Protocol):
     def place(self, send: Send, head: bytes) -> list[memoryview]:
         """Where the body of its reply goes."""
 
-    def results(self, send: Send, head: bytes) -> Codes:
-        """The outcome per item, once the reply is here whole."""
+    def results(self, send: Send, head: bytes, *, verified: bool) -> Codes:
+        """The outcome per item, once the reply is here whole.
+
+        ``verified``: the transport has compared a read's bytes with their checksums.
+        """
 
 
 class Lookups:
@@ -76,7 +79,7 @@ class Lookups:
         """See :class:`Job`."""
         return []
 
-    def results(self, send: Send, head: bytes) -> Codes:
+    def results(self, send: Send, head: bytes, *, verified: bool) -> Codes:
         """See :class:`Job`."""
         results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
         codes: Codes = results["code"]
@@ -140,7 +143,7 @@ class Gets:
             length -= len(part)
         return places
 
-    def results(self, send: Send, head: bytes) -> Codes:
+    def results(self, send: Send, head: bytes, *, verified: bool) -> Codes:
         """See :class:`Job`."""
         results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
         codes: Codes = results["code"].copy()
@@ -155,17 +158,22 @@ class Gets:
             )
         ):
             if code:
+                if verified and code == Code.CORRUPT:  # so the transport says, not the server
+                    bad.append(item)
                 continue
-            crc = 0
-            for part in self._first(item, length):
-                crc = crc32c(part, crc)
-            if crc != expected:
+            if not verified and self._checksum(item, length) != expected:
                 codes[position] = Code.CORRUPT
                 bad.append(item)
             else:
                 self._settle(item, length)
         self.suspects = self.items[bad].tobytes() if bad else b""
         return codes
+
+    def _checksum(self, item: int, length: int) -> int:
+        crc = 0
+        for part in self._first(item, length):
+            crc = crc32c(part, crc)
+        return crc
 
     def _settle(self, item: int, length: int) -> None:
         """Good bytes: are they those of this key, and all of them?"""
@@ -203,7 +211,7 @@ class Updates:
         """See :class:`Job`."""
         return []
 
-    def results(self, send: Send, head: bytes) -> Codes:
+    def results(self, send: Send, head: bytes, *, verified: bool) -> Codes:
         """See :class:`Job`."""
         results, _ = dataplane.decode_results(head, dataplane.WRITE_RESULT, len(send.items))
         codes: Codes = results["code"]
@@ -306,7 +314,11 @@ class KvData:
             self._account(send, -1)
             if request.reply is not None:
                 self._shunned.pop(send.node, None)
-                batch.replied(send.number, job.results(send, request.reply), _now_ms())
+                batch.replied(
+                    send.number,
+                    job.results(send, request.reply, verified=request.verified),
+                    _now_ms(),
+                )
                 if suspects := getattr(job, "suspects", b""):
                     links.tell(request, dataplane.SUSPECT, suspects)
             elif request.error is not None:

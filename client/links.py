@@ -9,6 +9,7 @@ which is never given up; it is tried again after a while, or when the node has s
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,10 +21,12 @@ from fs3.log import get_logger
 from fs3.routing import NodeInfo
 from fs3.transport.client import Tcp, drive
 from fs3.transport.interface import ClientConnection, Completion, Transport
+from fs3.transport.local import Local
 from fs3.transport.rdma.choosing import Rdma
 
-TRANSPORTS: tuple[Transport, ...] = (Rdma(), Tcp())  # the best first
+TRANSPORTS: tuple[Transport, ...] = (Local(), Rdma(), Tcp())  # the best first
 _AVOID_S = 10.0  # a transport that broke
+_FOR_GOOD = (Code.ACCESS, Code.WRONG_CLUSTER)  # what the node says of us does not change
 SMALL_BYTES = 64 << 10  # of payload; requests for more go on a connection of their own
 _log = get_logger(__name__)
 
@@ -33,7 +36,7 @@ Place = Callable[[bytes], Sequence[memoryview]]
 class Request:
     """A request in flight. When it has ended: ``reply``, or ``error``, or neither: it was lost."""
 
-    __slots__ = ("connection", "error", "number", "place", "reply", "send", "sent_s")
+    __slots__ = ("connection", "error", "number", "place", "reply", "send", "sent_s", "verified")
 
     def __init__(self, number: int, connection: ClientConnection, send: Send, place: Place) -> None:
         self.number = number
@@ -42,6 +45,7 @@ class Request:
         self.place = place  # where the body of the reply goes, once its head is known
         self.sent_s = time.monotonic()
         self.reply: bytes | None = None
+        self.verified = False  # the connection has compared what a read brought with its checksums
         self.error: Fs3Error | None = None  # what the server said of the request as a whole
 
 
@@ -113,6 +117,7 @@ class Links:
                 continue  # forgotten
             if completion.error is None:
                 request.reply = completion.head
+                request.verified = completion.verified
             elif not completion.connection.dead:
                 request.error = completion.error
             ended.append(request)
@@ -152,7 +157,7 @@ class Links:
             except Fs3Error as error:
                 if error.code is not Code.UNREACHABLE:
                     raise
-                self._avoid(transport, node, error.detail)
+                self._avoid(transport, node, error)
                 continue
             lane = large and transport is tcp
             self._links[node.node, lane] = _Link(node, transport, connection)
@@ -175,7 +180,7 @@ class Links:
         """It is dead, or leads to where the node was."""
         error = link.connection.error
         if error is not None:
-            self._avoid(link.transport, link.node, error.detail)
+            self._avoid(link.transport, link.node, error)
         link.connection.close()
         self._late += link.connection.take_completed()
 
@@ -185,11 +190,12 @@ class Links:
         until_s = self._avoided.get((transport.name, node.node, node.incarnation), 0.0)
         return until_s <= time.monotonic() and transport.reaches(node)
 
-    def _avoid(self, transport: Transport, node: NodeInfo, reason: str) -> None:
+    def _avoid(self, transport: Transport, node: NodeInfo, error: Fs3Error) -> None:
         if transport is not self._transports[-1]:
-            until_s = time.monotonic() + _AVOID_S
+            until_s = math.inf if error.code in _FOR_GOOD else time.monotonic() + _AVOID_S
             self._avoided[transport.name, node.node, node.incarnation] = until_s
-            _log.info("transport_lost", transport=transport.name, node=node.node, reason=reason)
+            what = {"transport": transport.name, "node": node.node}
+            _log.info("transport_lost", **what, reason=error.detail)
 
 
 def _placer(requests: dict[int, Request]) -> Callable[[int, bytes], Sequence[memoryview] | None]:

@@ -48,8 +48,11 @@ class Job(Protocol):
     def place(self, send: Send, head: bytes) -> list[memoryview]:
         """Where the body of its reply goes."""
 
-    def results(self, send: Send, head: bytes) -> Codes:
-        """The outcome per item, once the reply is here whole."""
+    def results(self, send: Send, head: bytes, *, verified: bool = False) -> Codes:
+        """The outcome per item, once the reply is here whole.
+
+        ``verified``: the transport has compared a read's bytes with their checksums.
+        """
 
     details: dict[int, str]
     suspects: bytes  # items of the last reply whose bytes were bad, though they were said to be OK
@@ -98,11 +101,15 @@ class Reads:
             buffers[i][:length] for i, length in zip(items, lengths.tolist(), strict=True) if length
         ]
 
-    def results(self, send: Send, head: bytes) -> Codes:
+    def results(self, send: Send, head: bytes, *, verified: bool = False) -> Codes:
         results, details = dataplane.decode_results(head, dataplane.READ_RESULT, len(send.items))
         codes: Codes = results["code"].copy()
         items, lengths = send.items.tolist(), results["length"]
         buffers = self._buffers
+        if verified:
+            self._take_verified(send, codes, lengths)
+            self.details.update((items[position], text) for position, text in details.items())
+            return codes
         if (lengths == self._items["length"][send.items]).all():
             crcs = [crc32c(buffers[i]) for i in items]
         else:
@@ -120,6 +127,15 @@ class Reads:
             _log.warning("read_corrupt", detail=details[position])
         self.details.update((items[position], text) for position, text in details.items())
         return codes
+
+    def _take_verified(self, send: Send, codes: Codes, lengths: NDArray[np.uint32]) -> None:
+        self.found[send.items] = lengths
+        wrong = np.flatnonzero(codes == Code.CORRUPT)
+        self.suspects = self._items[send.items[wrong]].tobytes() if len(wrong) else b""
+        short = np.flatnonzero(lengths < self._items["length"][send.items])
+        for position in short.tolist():
+            buffer, length = self._buffers[int(send.items[position])], int(lengths[position])
+            buffer[length:] = bytes(len(buffer) - length)
 
     def _settle_short(self, item: int, length: int) -> int:
         """Checksum of what came; what did not come is a hole, or behind the end: zeros."""
@@ -149,7 +165,7 @@ class Writes:
     def place(self, send: Send, head: bytes) -> list[memoryview]:
         return []
 
-    def results(self, send: Send, head: bytes) -> Codes:
+    def results(self, send: Send, head: bytes, *, verified: bool = False) -> Codes:
         results, details = dataplane.decode_results(head, dataplane.WRITE_RESULT, len(send.items))
         for position, text in details.items():
             self.details[int(send.items[position])] = text
@@ -219,7 +235,7 @@ class OnePiece:
             raise Fs3Error(Code.PROTOCOL, "a reply carries more bytes than were asked for")
         return [buffer if length == len(buffer) else buffer[:length]]
 
-    def result(self, head: bytes) -> int:
+    def result(self, head: bytes, *, verified: bool) -> int:
         """How many bytes the chunk had, the rest made zeros; -1 if it is no plain good answer."""
         code, length, _, crc, _ = _unpack_result(head)
         buffer = self._buffer
@@ -231,7 +247,7 @@ class OnePiece:
         if length < len(buffer):
             buffer[length:] = bytes(len(buffer) - length)
             buffer = buffer[:length]
-        return length if crc32c(buffer) == crc else -1
+        return length if verified or crc32c(buffer) == crc else -1
 
 
 class Transfer:
@@ -323,7 +339,7 @@ class Transfer:
         if request.reply is not None:
             if isinstance(job, Reads):
                 self._loads.answered(send, time.monotonic() - request.sent_s)
-            codes = job.results(send, request.reply)
+            codes = job.results(send, request.reply, verified=request.verified)
             counts = self.batch.replied(send.number, codes, now_ms())
             self._forget_cancelled()
             if second is not None and counts:

@@ -13,6 +13,8 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
        reply      head READ_RESULT*                  body -
     SUSPECT       head READ_ITEM*                    body -
        reply      head -                             body -
+    LOCATE        head LOCATE_PREFIX + READ_ITEM*    body -                    (unix sockets only)
+       reply      head LOCATE_REPLY + new files + LOCATE_RESULT* [+ details]   body as of a read
     PEER          head messages between chain neighbours, one way (storageserver/peerwire.py)
     PROBE         head does a node reach another, one way (storageserver/reaching.py)
 """
@@ -35,6 +37,7 @@ WRITE_BATCH = 0x1002
 PEER = 0x1003
 PROBE = 0x1008
 SUSPECT = 0x1004  # what was read of these items does not have its CRC: look at your disk
+LOCATE = 0x1005  # a READ_BATCH that is answered with where the bytes lie
 PIN = 0x1020  # keep KV values from eviction, for `length` seconds; 0: no longer
 
 BATCH_ITEMS_MAX = 4096  # items in one request
@@ -62,6 +65,30 @@ READ_RESULT = np.dtype(
 ITEM = struct.Struct("<24sIIII")
 RESULT = struct.Struct("<IIQII")
 ReadItem: TypeAlias = tuple[bytes, int, int, int, int]
+# What was granted on this connection up to this number is not used any more.
+LOCATE_PREFIX = np.dtype([("released", "<u8")])
+LOCATE_REPLY = np.dtype(
+    [
+        ("grant", "<u8"),  # grows on each connection
+        ("lease_ms", "<u4"),  # from when the request was sent: then it must have been read
+        ("new_files", "<u4"),  # their numbers follow, 4 bytes each; their descriptors came along
+    ]
+)
+# Read ``before + length + after`` bytes at ``position`` of the file: they have this CRC, and what
+# was asked for lies ``before`` bytes behind their start.
+LOCATE_RESULT = np.dtype(
+    [
+        ("code", "<u4"),  # as of a READ_RESULT
+        ("length", "<u4"),
+        ("version", "<u8"),
+        ("crc", "<u4"),
+        ("file", "<u4"),  # FILE_NONE: the bytes are in the body
+        ("position", "<u8"),
+        ("before", "<u4"),
+        ("after", "<u4"),
+    ]
+)
+FILE_NONE = 0xFFFFFFFF
 WRITE_PREFIX = np.dtype([("client", "<u8"), ("flags", "<u4"), ("reserved", "<u4")])
 WRITE_FLAG_SYNC = 1  # on stable storage on every replica before the reply
 WRITE_ITEM = np.dtype(

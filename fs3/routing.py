@@ -42,6 +42,8 @@ class NodeInfo:
     incarnation: int  # drawn anew at each start
     alive: bool
     rdma: tuple[RdmaEndpoint, ...] = ()  # where queue pairs may lead to
+    local_address: str = ""  # unix:... for clients on the same machine; empty: none
+    boot_id: str = ""  # names that machine, as long as it runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -282,6 +282,9 @@ def encode_node(node: NodeInfo) -> cluster_pb2.Node:
         incarnation=node.incarnation,
         alive=node.alive,
         rdma=map(encode_rdma_endpoint, node.rdma),
+        local=cluster_pb2.LocalEndpoint(address=node.local_address, boot_id=node.boot_id)
+        if node.local_address
+        else None,
     )
 
 
@@ -295,6 +298,8 @@ def decode_node(message: cluster_pb2.Node) -> NodeInfo:
         incarnation=message.incarnation,
         alive=message.alive,
         rdma=tuple(map(decode_rdma_endpoint, message.rdma)),
+        local_address=message.local.address,
+        boot_id=message.local.boot_id,
     )
 
 

@@ -32,7 +32,7 @@ class TargetReport(_message.Message):
     def __init__(self, target: _Optional[int] = ..., local_state: _Optional[int] = ..., chain_version: _Optional[int] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., chunks: _Optional[int] = ..., problem: _Optional[str] = ..., sync_done_chunks: _Optional[int] = ..., sync_total_chunks: _Optional[int] = ...) -> None: ...
 
 class Node(_message.Message):
-    __slots__ = ("node", "host", "data_address", "control_address", "incarnation", "alive", "rdma")
+    __slots__ = ("node", "host", "data_address", "control_address", "incarnation", "alive", "rdma", "local")
     NODE_FIELD_NUMBER: _ClassVar[int]
     HOST_FIELD_NUMBER: _ClassVar[int]
     DATA_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class Node(_message.Message):
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     RDMA_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
     node: int
     host: str
     data_address: str
@@ -47,7 +48,16 @@ class Node(_message.Message):
     incarnation: int
     alive: bool
     rdma: _containers.RepeatedCompositeFieldContainer[_common_pb2.RdmaEndpoint]
-    def __init__(self, node: _Optional[int] = ..., host: _Optional[str] = ..., data_address: _Optional[str] = ..., control_address: _Optional[str] = ..., incarnation: _Optional[int] = ..., alive: _Optional[bool] = ..., rdma: _Optional[_Iterable[_Union[_common_pb2.RdmaEndpoint, _Mapping]]] = ...) -> None: ...
+    local: LocalEndpoint
+    def __init__(self, node: _Optional[int] = ..., host: _Optional[str] = ..., data_address: _Optional[str] = ..., control_address: _Optional[str] = ..., incarnation: _Optional[int] = ..., alive: _Optional[bool] = ..., rdma: _Optional[_Iterable[_Union[_common_pb2.RdmaEndpoint, _Mapping]]] = ..., local: _Optional[_Union[LocalEndpoint, _Mapping]] = ...) -> None: ...
+
+class LocalEndpoint(_message.Message):
+    __slots__ = ("address", "boot_id")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    BOOT_ID_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    boot_id: str
+    def __init__(self, address: _Optional[str] = ..., boot_id: _Optional[str] = ...) -> None: ...
 
 class RegisterNodeRequest(_message.Message):
     __slots__ = ("header", "node", "targets")

@@ -27,6 +27,7 @@ from fs3.routing import Routing
 from fs3.rpc import Handlers
 from fs3.rpc_grpc import serve_grpc
 from fs3.settings import add_flags, flags_of, load
+from fs3.transport.local import boot_id
 from fs3.transport.rdma.ports import open_ports
 from fs3.transport.rdma.serving import RdmaLimits, RdmaServer
 from fs3.transport.tcp import FrameServer, serve_handlers
@@ -37,6 +38,7 @@ from .checking import check_targets
 from .chunkstore.interface import BadChunk
 from .dataserver import DataServer
 from .jobs import Payload
+from .localport import LocalPort
 from .member import Member
 from .neighbours import Neighbours
 from .opening import open_target
@@ -83,6 +85,7 @@ class StorageServer:
             self.state_changed,
         )
         self._server.take([dataplane.PROBE], self._reaching.on_frame)
+        self._local = self._make_local()
         paths = {TargetId(t.id): t.path for t in settings.targets}
         self._scrubbers = {t: self._make_scrubber(self._targets[t], paths[t]) for t in paths}
         self._control = StorageControl(
@@ -150,6 +153,20 @@ class StorageServer:
             fail=lambda reason: self.reactor.call_soon(target.fail, reason),
         )
 
+    def _make_local(self) -> LocalPort | None:
+        if not self._settings.local.enabled or not boot_id():
+            return None
+        return LocalPort(
+            self.reactor,
+            self._settings.cluster_id,
+            self._settings.local,
+            self._data,
+            self._targets,
+            pool=self._pool,
+            clock=self._clock,
+            connections_max=self._settings.connections_max,
+        )
+
     def _make_member(self) -> Member:
         settings = self._settings
         node = cluster_pb2.Node(
@@ -160,6 +177,8 @@ class StorageServer:
             incarnation=secrets.randbits(63) + 1,
             rdma=map(encode_rdma_endpoint, self._rdma.endpoints if self._rdma else ()),
         )
+        if self._local is not None:
+            node.local.address, node.local.boot_id = self._local.address, boot_id()
         return Member(
             node,
             settings.metaservers,
@@ -275,6 +294,8 @@ class StorageServer:
         for target in self._targets.values():
             target.tick()
         self._reaching.tick()
+        if self._local is not None:
+            self._local.tick()
         self.reactor.call_later(self._settings.tick_ms / 1000, self._tick)
 
     def _background(self) -> None:
@@ -300,6 +321,8 @@ class StorageServer:
         if self._rdma is not None:
             self._rdma.close()
         self._server.close()
+        if self._local is not None:
+            self._local.close()
         self._neighbours.close()
         for scrubber in self._scrubbers.values():
             scrubber.close()

@@ -32,7 +32,7 @@ from fs3.log import get_logger
 from fs3.transport.tcp import Caller, FrameServer, Request
 
 from . import peerwire
-from .jobs import BufferOwner, Payload, ReadJob, WriteJob
+from .jobs import BufferOwner, LocateJob, Payload, ReadJob, WriteJob
 from .target import Target
 
 _log = get_logger(__name__)
@@ -56,18 +56,22 @@ class DataServer:
         self._targets = targets
         self._by_chain: dict[int, Target] = {}
         self._pool = pool
-        server.take([dataplane.READ_BATCH], self._guarded(self._on_read))
-        server.take([dataplane.WRITE_BATCH], self._guarded(self._on_write))
-        server.take([dataplane.SUSPECT], self._guarded(self._on_suspect))
-        server.take([dataplane.PIN], self._guarded(self._on_pin))
-        server.take([dataplane.PEER], self._guarded(self._on_peer))
+        self.serve(server)
+        server.take([dataplane.PEER], self.guarded(self._on_peer))
+
+    def serve(self, server: FrameServer) -> None:
+        """Take what clients ask from one more port."""
+        server.take([dataplane.READ_BATCH], self.guarded(self._on_read))
+        server.take([dataplane.WRITE_BATCH], self.guarded(self._on_write))
+        server.take([dataplane.SUSPECT], self.guarded(self._on_suspect))
+        server.take([dataplane.PIN], self.guarded(self._on_pin))
 
     def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
         """Which target of this node stands for a chain."""
         self._by_chain = {int(chain): target for chain, target in by_chain.items()}
 
     @staticmethod
-    def _guarded(
+    def guarded(
         handle: Callable[[Caller, Request, BufferOwner | None], None],
     ) -> Callable[[Caller, Request], None]:
         """Own the body, and answer a request that makes no sense with what is wrong with it."""
@@ -87,21 +91,21 @@ class DataServer:
         if body is not None:
             raise Fs3Error(Code.PROTOCOL, "a READ_BATCH has no body")
         items = dataplane.decode_read_items(request.head)
-        total = 0
-        for item in items:
-            if item[3] + item[4] > CHUNK_BYTES_MAX:
-                raise _out_of_range(items.index(item), item[3], item[4])
-            total += item[4]
-        if total > dataplane.BATCH_BYTES_MAX:
-            raise Fs3Error(
-                Code.TOO_LARGE,
-                f"a batch of {total} bytes; at most {dataplane.BATCH_BYTES_MAX} are allowed",
-            )
-        reply = _replier(connection, request)
+        total = _check_reads(items)
+        room = BufferOwner(self._pool.take(max(total, 1)))
+        job = ReadJob(items, room, _replier(connection, request))
+        self._serve(job, lambda target, indexes: target.reads.read(job, indexes))
+
+    def locate(self, job: LocateJob, serve: Callable[[Target, list[int]], None]) -> None:
+        """Have the targets of a LOCATE's items ``serve`` it, each its own."""
+        _check_reads(job.items)
+        self._serve(job, serve)
+
+    def _serve(self, job: ReadJob | LocateJob, serve: Callable[[Target, list[int]], None]) -> None:
+        items = job.items
         if not items:
-            reply(b"", ())
+            job.done(0)
             return
-        job = ReadJob(items, BufferOwner(self._pool.take(max(total, 1))), reply)
         indexes_of: dict[int, list[int]] = {}
         for index, item in enumerate(items):
             indexes_of.setdefault(item[1], []).append(index)
@@ -110,7 +114,7 @@ class DataServer:
             if target is None:
                 job.refuse(indexes, Code.STALE_CHAIN, f"no target of chain {chain} is here")
             else:
-                target.read(job, indexes)
+                serve(target, indexes)
 
     def _on_suspect(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
         """A reader got whole checksum blocks, which nobody checks here, with a wrong CRC."""
@@ -210,6 +214,21 @@ def _replier(connection: Caller, request: Request) -> Callable[[bytes, Sequence[
         connection.reply(request.request_id, request.method, head, parts, keep.clear, places)
 
     return reply
+
+
+def _check_reads(items: Sequence[dataplane.ReadItem]) -> int:
+    """How many bytes they ask for."""
+    total = 0
+    for index, item in enumerate(items):
+        if item[3] + item[4] > CHUNK_BYTES_MAX:
+            raise _out_of_range(index, item[3], item[4])
+        total += item[4]
+    if total > dataplane.BATCH_BYTES_MAX:
+        raise Fs3Error(
+            Code.TOO_LARGE,
+            f"a batch of {total} bytes; at most {dataplane.BATCH_BYTES_MAX} are allowed",
+        )
+    return total
 
 
 def _check_ranges(offsets: NDArray[Any], lengths: NDArray[Any]) -> None:

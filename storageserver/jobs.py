@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fs3 import dataplane
-from fs3.buffers import PooledBuffer
+from fs3.buffers import BufferPool, PooledBuffer
 from fs3.core.types import ChunkVersion
 from fs3.errors import Code
 
@@ -153,6 +153,9 @@ class ReadJob(_Batch):
         self.done(len(indexes))
         return found
 
+    def reserve(self, indexes: Sequence[int]) -> None:
+        """There is room for all."""
+
     def place(self, index: int) -> memoryview:
         """Where an item's bytes go."""
         return self._places[index]
@@ -188,3 +191,77 @@ class ReadJob(_Batch):
                     parts.append((start, start + length))
             start += item[4]
         return [Payload(view[start:end], room, start) for start, end in parts]
+
+
+class LocateJob(_Batch):
+    """A LOCATE: places of what is clean, and room for what is read here after all.
+
+    ``items`` as of a :class:`ReadJob`; ``results`` are LOCATE_RESULTs.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[dataplane.ReadItem],
+        pool: BufferPool,
+        reply: Callable[[bytes, Sequence[Payload]], None],
+    ) -> None:
+        super().__init__(len(items), reply)
+        self.results = np.zeros(len(items), dataplane.LOCATE_RESULT)
+        self.results["file"] = dataplane.FILE_NONE
+        self.items = items
+        self._pool = pool
+        self._rooms: dict[int, BufferOwner] = {}
+
+    def refuse(self, indexes: Sequence[int], code: Code, detail: str) -> None:
+        """Several items fail for one reason; the first of them says it."""
+        if indexes:
+            self.results["code"][list(indexes)] = code
+            self._details.append((indexes[0], detail))
+            self.done(len(indexes))
+
+    def look(self, indexes: list[int], versions: NDArray[Any]) -> int:
+        """As of a :class:`ReadJob`."""
+        self.results["version"][indexes] = versions
+        self.results["code"][indexes] = np.where(versions, Code.OK, Code.NO_CHUNK)
+        found = int(np.count_nonzero(versions))
+        self.done(len(indexes))
+        return found
+
+    def reserve(self, indexes: Sequence[int]) -> None:
+        """Have room for these items, which are read here. Fs3Error BUSY if no buffer is free."""
+        for index in indexes:
+            room = self._pool.take(max(self.items[index][4], 1))
+            self._rooms[index] = BufferOwner(room)
+
+    def place(self, index: int) -> memoryview:
+        """Where an item's bytes go."""
+        return self._rooms[index].buffer.view[: self.items[index][4]]
+
+    def finish(
+        self,
+        index: int,
+        code: Code,
+        version: ChunkVersion,
+        length: int,
+        checksum: int,
+        detail: str,
+    ) -> None:
+        """See :class:`Job`: of an item that was read here."""
+        result = self.results[index]
+        result["code"] = code
+        if code is Code.OK:
+            result["version"], result["length"], result["crc"] = version, length, checksum
+        elif detail:
+            self._details.append((index, detail))
+        self.done(1)
+
+    def _send(self) -> None:
+        self._reply(dataplane.encode_results(self.results, self._details), self._payload())
+
+    def _payload(self) -> Sequence[Payload]:
+        lengths = self.results["length"]
+        return [
+            Payload(owner.buffer.view[: int(lengths[index])], owner)
+            for index, owner in sorted(self._rooms.items())
+            if lengths[index]
+        ]

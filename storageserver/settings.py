@@ -8,7 +8,7 @@ from pathlib import Path
 from fs3.errors import Code, Fs3Error
 from fs3.log import LEVELS
 from fs3.settings import section, setting, size
-from fs3.transport.address import parse
+from fs3.transport.address import UNIX, parse, resolve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,29 @@ class RdmaSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """Clients on the same machine, which read the data files by themselves."""
+
+    enabled: bool = setting(True, help="pass them the data files' descriptors, read-only")
+    listen: str = setting(
+        "", help="unix:/PATH or unix:@NAME of the socket; empty: an abstract one, newly named"
+    )
+    uids: list[int] = setting(
+        [], help="users that may read so, beside root and the one that this server runs as"
+    )
+    lease_ms: int = setting(500, help="no block is reused for so long while it may be being read")
+
+    def validate(self) -> None:
+        """See the fields."""
+        if self.listen:
+            resolve(self.listen if self.listen.startswith(UNIX) else f"{UNIX}{self.listen}")
+        if not 10 <= self.lease_ms <= 60_000:
+            raise Fs3Error(
+                Code.INVALID, f"local.lease_ms {self.lease_ms} is not allowed: 10 to 60000 are"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StorageSettings:
     """The storageserver's settings."""
 
@@ -139,6 +162,7 @@ class StorageSettings:
     scrub: ScrubSettings = section(ScrubSettings)
     eviction: EvictionSettings = section(EvictionSettings)
     rdma: RdmaSettings = section(RdmaSettings)
+    local: LocalSettings = section(LocalSettings)
     log_level: str = setting("info", help="debug, info, warning or error")
     log_file: Path | None = setting(None, help="where the log goes; unset: stderr")
     port_file: Path | None = setting(

@@ -24,7 +24,6 @@ from fs3.core.replica import Limits, Replica
 from fs3.core.types import (
     Chain,
     ChainVersion,
-    ChunkId,
     ChunkVersion,
     LocalState,
     PublicState,
@@ -39,13 +38,13 @@ from .chunkstore.interface import (
     ChunkStore,
     Commit,
     Piece,
-    ReadResult,
     StageRequest,
     Usage,
 )
 from .eviction import Values
 from .identity import Identity
-from .jobs import BufferOwner, Payload, ReadJob
+from .jobs import BufferOwner, Payload
+from .reads import Reads
 from .repair import Held, Repairs
 from .settings import EvictionSettings, RepairSettings
 from .surroundings import Report, Surroundings
@@ -94,6 +93,7 @@ class Target:
         )
         self._tenancy = Tenancy(target, identity, store, reactor, self._emptied, self.fail)
         self.values = Values(self, eviction, reactor=reactor, clock=clock)
+        self.reads = Reads(self, reactor, clock)
         self.repairs = Repairs(self, repair, reactor=reactor, clock=clock, cluster_id=cluster_id)
 
     # --- membership ------------------------------------------------------------------------------
@@ -178,63 +178,6 @@ class Target:
         if self.core is not None:
             self.feed([m.LeaseRenewed(chain_version, until_ms)])
 
-    # --- clients ---------------------------------------------------------------------------------
-
-    def read(self, job: ReadJob, indexes: list[int]) -> None:
-        """Serve these items of a batch: clean chunks in one pass, dirty ones through the core."""
-        core = self.core
-        if core is None or not core.serves(self._clock.monotonic_ms()):
-            detail = f"target {self.target} does not serve"
-            job.refuse(indexes, Code.NOT_SERVING, self.problem or detail)
-            return
-        items, version = job.items, core.chain.version
-        stale = [index for index in indexes if items[index][2] != version]
-        if stale:
-            detail = f"chain {core.chain.chain} is at version {version}"
-            indexes = [index for index in indexes if items[index][2] == version]
-            job.refuse(stale, Code.STALE_CHAIN, detail)
-        chunks = [ChunkId(items[index][0]) for index in indexes]
-        dirty = self.store.dirty(chunks)
-        if dirty:
-            events = [m.Read((job, indexes[i]), version, chunks[i]) for i in dirty]
-            pending = set(dirty)
-            self._read_clean(job, [at for i, at in enumerate(indexes) if i not in pending])
-            self.feed(events)
-        elif chunks and not any(items[index][4] for index in indexes):
-            rows = self.store.rows(chunks)
-            found = job.look(indexes, self.store.columns["version"][rows] * (rows >= 0))
-            self.values.looked_up(chunks, found)
-        else:
-            self._read_clean(job, indexes)
-
-    def _read_clean(self, job: ReadJob, indexes: list[int]) -> None:
-        items, place, finish = job.items, job.place, job.finish
-        pieces = []
-        for index in indexes:
-            chunk, _, _, offset, length = items[index]
-            pieces.append(Piece(ChunkId(chunk), offset, length))
-        results = self.store.read(pieces, [place(index) for index in indexes])
-        self.values.read(pieces, results)
-        for index, found in zip(indexes, results, strict=True):
-            code, length, version, crc, detail = found
-            if code is not Code.OK:
-                self._note_read(ChunkId(items[index][0]), found)
-            finish(index, code, version, length, crc, detail)
-
-    def _serve(self, effect: m.ServeRead) -> None:
-        job, index = effect.request
-        _, _, _, offset, length = job.items[index]
-        piece = Piece(effect.chunk, offset, length)
-        (found,) = self.store.read([piece], [job.place(index)], pending=effect.pending)
-        self._note_read(effect.chunk, found)
-        job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
-
-    def _note_read(self, chunk: ChunkId, found: ReadResult) -> None:
-        if found.code is Code.CORRUPT:
-            self.repairs.suspect(chunk, found.detail)
-        elif found.code is Code.DISK:
-            self._reactor.call_soon(self.fail, found.detail)
-
     # --- the core --------------------------------------------------------------------------------
 
     def deliver(self, messages: Sequence[m.Message]) -> None:
@@ -307,7 +250,7 @@ class Target:
                 job, index = effect.request
                 job.finish(index, *effect[1:])
             case m.ServeRead():
-                self._serve(effect)
+                self.reads.serve(effect)
             case m.Send():
                 self._send(effect.message)
             case m.Drop() | m.PutChannels() | m.Flush():

@@ -188,7 +188,7 @@ class DataConnection:
         if not self._body_left:
             self._make_room()
             room = self._view[self._end :]
-            count = self._socket.recv_into(room)
+            count = self._read([room])
             self._end += count
             more = count == len(room)
         else:
@@ -199,7 +199,7 @@ class DataConnection:
             whole = len(targets) == len(self._targets) and bool(targets)
             if not targets:
                 targets = [self._view[: self._body_left]]
-            count = self._socket.recvmsg_into([*targets, self._view] if whole else targets)[0]
+            count = self._read([*targets, self._view] if whole else targets)
             taken = min(count, self._body_left)
             self._advance(taken)
             self._end = count - taken
@@ -207,6 +207,11 @@ class DataConnection:
         if not count:
             raise ConnectionResetError("peer closed the connection")
         return more
+
+    def _read(self, buffers: list[memoryview]) -> int:
+        if len(buffers) == 1:
+            return self._socket.recv_into(buffers[0])
+        return self._socket.recvmsg_into(buffers)[0]
 
     def _advance(self, count: int) -> None:
         """``count`` bytes of the body are in place."""
@@ -287,7 +292,7 @@ class DataConnection:
         if not header.body_bytes:
             self._finish_reply()
             return
-        places = self._place(header.request_id, head) if wanted else None
+        places = self._places(header.request_id, head) if wanted else None
         if places is not None:
             self._targets = [part for part in reversed(places) if len(part)]
             room = sum(map(len, self._targets))
@@ -297,13 +302,19 @@ class DataConnection:
                     f"{self.address}: a body of {header.body_bytes} bytes; {room} expected",
                 )
 
+    def _places(self, request_id: int, head: bytes) -> Sequence[memoryview] | None:
+        return self._place(request_id, head)
+
     def _finish_reply(self) -> None:
         self._in_body = False
         current, self._current = self._current, None
         if current is not None:
             request_id, head = current
             del self._sent[request_id]
-            self._completed.append(Completion(self, request_id, head, None))
+            self._complete(request_id, head)
+
+    def _complete(self, request_id: int, head: bytes) -> None:
+        self._completed.append(Completion(self, request_id, head, None))
 
     def _on_error_frame(self, header: frames.Header, error: Fs3Error) -> None:
         if header.body_bytes:

@@ -28,6 +28,7 @@ from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer, FrameKind
 from fs3.log import get_logger
 from fs3.reactor import FAILED, READABLE, WRITABLE, Reactor
+from fs3.transport.address import peer_credentials
 from fs3.transport.output import Output, frame_buffers
 
 _INPUT_BYTES = 16 << 10
@@ -163,9 +164,10 @@ class Connection:
         body_parts: Sequence[memoryview] = (),
         on_sent: Callable[[], None] | None = None,
         places: Sequence[int] | None = None,
+        rights: Sequence[int] = (),
     ) -> None:
-        """See :class:`Caller`."""
-        self.send(FrameKind.REPLY, method, request_id, head, body_parts, on_sent)
+        """See :class:`Caller`. ``rights``: descriptors for the peer, on a unix socket."""
+        self.send(FrameKind.REPLY, method, request_id, head, body_parts, on_sent, rights)
 
     def fail(self, request: Request, error: Fs3Error) -> None:
         """Answer a request with an error."""
@@ -180,6 +182,7 @@ class Connection:
         head: Buffer,
         body_parts: Sequence[memoryview] = (),
         on_sent: Callable[[], None] | None = None,
+        rights: Sequence[int] = (),
     ) -> None:
         """Any frame; see :meth:`reply`."""
         if self._state is not _State.OPEN:
@@ -187,7 +190,7 @@ class Connection:
                 on_sent()
             return
         buffers = frame_buffers(kind, method, self._tag, request_id, head, body_parts)
-        self._output.put(buffers, on_sent)
+        self._output.put(buffers, on_sent, rights)
         if not self._corked:
             self._flush()
 
@@ -429,6 +432,8 @@ class Connection:
 def _peer_name(connected: socket.socket) -> str:
     try:
         name = connected.getpeername()
+        if connected.family == socket.AF_UNIX:
+            return f"pid {peer_credentials(connected).pid}"
     except OSError:
         return "unknown"  # gone before it was looked at
     return f"{name[0]}:{name[1]}"

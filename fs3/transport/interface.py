@@ -27,6 +27,7 @@ class Completion(NamedTuple):
     request_id: int
     head: bytes
     error: Fs3Error | None
+    verified: bool = False  # what a READ_BATCH brought has been compared with its checksums
 
 
 class ClientConnection(Protocol):

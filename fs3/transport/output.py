@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -42,9 +43,20 @@ class Output:
         self._buffers: deque[Buffer] = deque()
         self._queued_bytes = 0  # since the beginning
         self._marks: deque[tuple[int, Callable[[], None]]] = deque()
+        self._rights: deque[tuple[int, Sequence[int]]] = deque()  # before which byte they go
 
-    def put(self, buffers: Sequence[Buffer], on_sent: Callable[[], None] | None) -> None:
-        """Queue a frame. ``on_sent`` is called exactly once: when all is sent, or will never be."""
+    def put(
+        self,
+        buffers: Sequence[Buffer],
+        on_sent: Callable[[], None] | None,
+        rights: Sequence[int] = (),
+    ) -> None:
+        """Queue a frame. ``on_sent`` is called exactly once: when all is sent, or will never be.
+
+        ``rights``: descriptors that travel with its first byte (unix sockets only).
+        """
+        if rights:
+            self._rights.append((self._queued_bytes, rights))
         self._buffers.extend(buffers)
         length = sum(map(len, buffers))
         self.unsent_bytes += length
@@ -57,18 +69,42 @@ class Output:
         while self.unsent_bytes:
             try:
                 # More buffers than one call takes go in the next.
-                sent = connection.sendmsg(
-                    self._buffers
-                    if len(self._buffers) <= _BUFFERS_PER_CALL
-                    else list(islice(self._buffers, _BUFFERS_PER_CALL))
+                sent = (
+                    self._send_rights(connection)
+                    if self._rights
+                    else connection.sendmsg(
+                        self._buffers
+                        if len(self._buffers) <= _BUFFERS_PER_CALL
+                        else list(islice(self._buffers, _BUFFERS_PER_CALL))
+                    )
                 )
             except BlockingIOError:
                 return
             self._drop(sent)
 
+    def _send_rights(self, connection: socket.socket) -> int:
+        """Descriptors with the buffer that they belong to, or what comes before it."""
+        place_bytes, rights = self._rights[0]
+        left_bytes = place_bytes - (self._queued_bytes - self.unsent_bytes)
+        if not left_bytes:
+            while not len(self._buffers[0]):  # what has no byte cannot carry them
+                self._buffers.popleft()
+            packed = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", rights))
+            sent = connection.sendmsg([self._buffers[0]], [packed])
+            self._rights.popleft()
+            return sent
+        before: list[Buffer] = []
+        for buffer in islice(self._buffers, _BUFFERS_PER_CALL):
+            if not left_bytes:
+                break
+            before.append(buffer)
+            left_bytes -= len(buffer)
+        return connection.sendmsg(before)
+
     def abandon(self) -> None:
         """Nothing more will be sent: let go of everything."""
         self._buffers.clear()
+        self._rights.clear()
         self.unsent_bytes = 0
         marks, self._marks = self._marks, deque()
         for _, on_sent in marks:

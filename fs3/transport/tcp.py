@@ -1,4 +1,4 @@
-"""The TCP transport's serving end: listen, accept, and hand frames to who takes their method.
+"""The frame port, of TCP or unix sockets: listen, accept, hand frames to who takes their method.
 
 One port serves both planes. Data frames (batches, chain links) go to the callbacks registered with
 :meth:`FrameServer.take`, control requests to the handler table (:func:`serve_handlers`). Payload
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from fs3.buffers import BufferPool
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.reactor import READABLE, Reactor
-from fs3.transport.address import render, resolve, tune
+from fs3.transport.address import UNIX, render, resolve, tune
 from fs3.transport.connection import Caller, Connection, Limits, OnFrame, Request
 from fs3.transport.peer import FramePeer, open_frame_peer
 from fs3.transport.serving import HandlerThreads, serve_handlers
@@ -52,8 +53,12 @@ class FrameServer:
         address: str = "127.0.0.1:0",
         limits: Limits | None = None,
         pool: BufferPool | None = None,
+        admit: Callable[[socket.socket], Fs3Error | None] | None = None,
     ) -> None:
-        """``on_frame`` takes the methods that nobody else took; None refuses them."""
+        """``on_frame`` takes the methods that nobody else took; None refuses them.
+
+        ``admit`` says why a peer is refused, or None.
+        """
         self.reactor = reactor
         self.cluster_id = cluster_id
         self.limits = limits or Limits()
@@ -62,8 +67,11 @@ class FrameServer:
         self._takers: dict[int, OnFrame] = {}
         self._connections: dict[Connection, int] = {}  # received_bytes at the last sweep
         self._socket = _listen(address)
-        host, port = self._socket.getsockname()[:2]
-        self.address = render(host, port)  # with the port that was bound
+        self._admit = admit
+        self.address = address
+        if not address.startswith(UNIX):
+            host, port = self._socket.getsockname()[:2]
+            self.address = render(host, port)  # with the port that was bound
         reactor.register(self._socket.fileno(), READABLE, self._on_connection)
         self._sweeper = reactor.call_later(self.limits.stall_s, self._sweep)
 
@@ -83,6 +91,8 @@ class FrameServer:
         self._sweeper.cancel()
         self.reactor.unregister(self._socket.fileno())
         self._socket.close()
+        if self.address.startswith(f"{UNIX}/"):
+            Path(self.address[len(UNIX) :]).unlink(missing_ok=True)
         for connection in self.connections:
             connection.close()
 
@@ -121,6 +131,8 @@ class FrameServer:
             connection.refuse(
                 Fs3Error(Code.BUSY, f"{limit} connections are open; no more are allowed here")
             )
+        elif self._admit is not None and (refusal := self._admit(accepted)) is not None:
+            connection.refuse(refusal)
 
     def dispatch(self, caller: Caller, request: Request) -> None:
         """Hand a request, of whichever transport, to who takes its method."""
@@ -164,7 +176,10 @@ def _listen(text: str) -> socket.socket:
     family, address = resolve(text, listen=True)[0]
     made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_UNIX:
+            _remove_dead_socket(str(address))
+        else:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         made.bind(address)
@@ -173,3 +188,12 @@ def _listen(text: str) -> socket.socket:
         made.close()
         raise Fs3Error(Code.INVALID, f"cannot listen on {text}: {error.strerror}") from error
     return made
+
+
+def _remove_dead_socket(path: str) -> None:
+    """The file of a process that was killed; one that somebody listens on is left alone."""
+    if not path.startswith("/") or not Path(path).is_socket():
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
+            Path(path).unlink(missing_ok=True)

@@ -168,10 +168,6 @@ class DataFiles:
         self._files.punch(self.fds[size_class], run.start * size, len(run) * size)
         return len(run) * size
 
-    def locate(self, size_class: int, block: int, offset: int) -> tuple[int, int]:
-        """Descriptor, and position in the file, of a place in a block."""
-        return self.fds[size_class], (block << (CLASS_SHIFT + size_class)) + offset
-
     def take_dirty(self) -> set[int]:
         """The classes written to since the last call."""
         dirty, self._dirty = self._dirty, set()

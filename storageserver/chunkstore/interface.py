@@ -15,7 +15,7 @@ others raise for misuse only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -99,21 +99,10 @@ class ReadResult(NamedTuple):
 
 
 class BlockId(NamedTuple):
-    """A block of a data file, named to pin it."""
+    """A block of a data file."""
 
     size_class: int
     block: int
-
-
-class Location(NamedTuple):
-    """Where a committed range lies. The block is pinned until ``unpin(block)``."""
-
-    fd: int
-    file_offset: int
-    length: int  # bytes from there on; short at the chunk's end
-    version: ChunkVersion
-    block: BlockId
-    crcs: tuple[int, ...]  # of the 16 KiB checksum blocks that the range touches
 
 
 class Channel(NamedTuple):
@@ -246,14 +235,26 @@ class ChunkStore(ChunkTable, Protocol):
         """Sync, and close cleanly."""
 
 
+@runtime_checkable
 class LocatingStore(ChunkStore, Protocol):
-    """A store whose bytes lie in files that another process of the host can read by itself."""
+    """A store whose bytes lie in files that another process of the machine can read by itself."""
 
-    def locate(self, chunk: ChunkId, offset: int, length: int) -> Location | None:
-        """Where a range of the committed version lies, pinned; None without chunk or bytes."""
+    def hold(self) -> int:
+        """From now on no block is reused, until :meth:`let_go` of what this returns.
 
-    def pin(self, block: BlockId) -> None:
-        """Keep a block that is pinned already for one more holder."""
+        Before the rows of what is to be located are looked up.
+        """
 
-    def unpin(self, block: BlockId) -> None:
-        """Let a pinned block go: it may be reused once nobody needs it."""
+    def let_go(self, token: int) -> None:
+        """End a :meth:`hold`."""
+
+    def locate(
+        self, rows: Rows, offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.void]:
+        """Where ranges of committed versions lie: LOCATE_RESULTs, whose ``file`` is a size class.
+
+        ``rows``: of the chunks, as :meth:`rows` told them under the same hold.
+        """
+
+    def data_file(self, size_class: int) -> int:
+        """The descriptor of the file that holds blocks of this class."""

@@ -176,11 +176,6 @@ class Reader:
             crcs.append(version.tail)
         return crcs
 
-    def stored_crcs_of(self, version: Version, offset: int, length: int) -> tuple[int, ...]:
-        """The CRCs of the checksum blocks that a range of a version touches."""
-        end_slot = (offset + length + _MASK) >> _SHIFT
-        return tuple(self.stored_crcs(version, offset >> _SHIFT, end_slot))
-
     def verify_version(self, version: Version, scratch: memoryview) -> str | None:
         """What is wrong with the stored bytes and CRCs of a version; None if they are good."""
         if version.length == 0:

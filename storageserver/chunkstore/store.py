@@ -39,10 +39,8 @@ from .flushing import Flusher
 from .health import Health
 from .index import Index
 from .interface import (
-    BlockId,
     Channel,
     Commit,
-    Location,
     Piece,
     ReadResult,
     Rows,
@@ -51,6 +49,7 @@ from .interface import (
     Usage,
     Verified,
 )
+from .locating import locate
 from .punching import punch_idle
 from .reading import Reader
 from .records import (
@@ -355,29 +354,24 @@ class DiskChunkStore:
             return [ReadResult(Code.DISK, detail=self._health.failed)] * len(pieces)
         return self._reader.read(pieces, buffers, pending=pending, verify=verify)
 
-    def locate(self, chunk: ChunkId, offset: int, length: int) -> Location | None:
-        """Where a range of the committed version lies, pinned."""
-        with self._lock:
-            version = self._committed(chunk)
-            length = min(length, version.length - offset)
-            if length <= 0 or offset < 0 or self._health.failed is not None:
-                return None
-            block = BlockId(version.size_class, version.block)
-            self._allocator.hold(*block)
-            fd, position = self._data.locate(*block, offset)
-            crcs = self._reader.stored_crcs_of(version, offset, length)
-            number = ChunkVersion(version.version)
-            return Location(fd, position, length, number, block, crcs)
+    def hold(self) -> int:
+        """From now on no block is reused."""
+        return self._readers.enter()
 
-    def pin(self, block: BlockId) -> None:
-        """Keep a pinned block for one more holder."""
-        with self._lock:
-            self._allocator.hold(*block)
+    def let_go(self, token: int) -> None:
+        """End a hold."""
+        if self._readers.leave(token):
+            self._try_drain()
 
-    def unpin(self, block: BlockId) -> None:
-        """Let a pinned block go."""
-        with self._lock:
-            self._allocator.release(*block)
+    def locate(
+        self, rows: Rows, offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.void]:
+        """Where ranges of committed versions lie."""
+        return locate(self._index.table, self._data.crcs, rows, offsets, lengths)
+
+    def data_file(self, size_class: int) -> int:
+        """The descriptor of a class's file."""
+        return self._data.fds[size_class]
 
     def scan(
         self, after: ChunkId | None, limit: int, *, owner: int | None = None

@@ -48,31 +48,11 @@ def memory(size: int) -> memoryview:
 
 def rate(work: Callable[[], int], seconds: float) -> float:
     """What ``work`` returns, summed, per second."""
-    return measured(work, seconds, ".")[0]
-
-
-def measured(work: Callable[[], int], seconds: float, directory: str) -> tuple[float, float]:
-    """The same, and the CPU time that one of it takes here and in the daemons, in seconds."""
     work()
-    done, start, spent = 0, time.perf_counter(), cpu_s(directory)
+    done, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         done += work()
-    taken = time.perf_counter() - start
-    return done / taken, (cpu_s(directory) - spent) / done
-
-
-def cpu_s(directory: str) -> float:
-    """CPU time spent by this process, its children, and what has ``directory`` as an argument."""
-    ticks, mine = 0, str(os.getpid())
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-            named = directory in (process / "cmdline").read_text()
-        except OSError:
-            continue  # it has ended
-        if named or process.name == mine or fields[1] == mine:
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return done / (time.perf_counter() - start)
 
 
 def latencies_us(work: Callable[[], object], count: int) -> list[float]:
@@ -123,12 +103,11 @@ class Bare:
         self._port = near.recv()
         self._memory = memory(MIB)
 
-    def stream(self, seconds: float) -> Figures:
-        """One sender, one receiver into 1 MiB of memory; with the CPU time of both."""
+    def bytes_per_s(self, seconds: float) -> float:
+        """One sender, one receiver into 1 MiB of memory."""
         with socket.create_connection(("127.0.0.1", self._port)) as receiver:
             receiver.sendall(b"s")
-            speed, cpu = measured(lambda: receiver.recv_into(self._memory), seconds, "\0none")
-        return {"bare_GB_s": speed / 1e9, "bare_cpu_us_per_MiB": cpu * MIB * 1e6}
+            return rate(lambda: receiver.recv_into(self._memory), seconds)
 
     def ping_us(self, count: int = 2000) -> float:
         """The median of a byte there and back."""
@@ -240,11 +219,9 @@ def line_read(rig: Rig, seconds: float) -> Figures:
             turn = (turn + 1) % (FILE_BYTES // MIB)
             return file.readinto_at(buffers[0], turn * MIB)
 
-        figures = rig.bare.stream(seconds)
-        bare = figures["bare_GB_s"]
-        for name, work in (("depth8", batch), ("depth1", single)):
-            speed, cpu = measured(work, seconds, str(rig.directory))
-            figures |= {f"{name}_GB_s": speed / 1e9, f"{name}_cpu_us_per_MiB": cpu * MIB * 1e6}
+        bare = rig.bare.bytes_per_s(seconds)
+        deep = rate(batch, seconds)
+        shallow = rate(single, seconds)
         file.seek(0)
 
         def stream() -> int:
@@ -253,11 +230,15 @@ def line_read(rig: Rig, seconds: float) -> Figures:
                 file.seek(0)
             return count
 
-        speed, cpu = measured(stream, seconds, str(rig.directory))
-        figures |= {"stream_GB_s": speed / 1e9, "stream_cpu_us_per_MiB": cpu * MIB * 1e6}
-    for name in ("depth8", "depth1", "stream"):
-        figures[f"{name}_ratio"] = figures[f"{name}_GB_s"] / bare
-    return figures
+        streamed = rate(stream, seconds)
+    return {
+        "bare_GB_s": bare / 1e9,
+        "depth8_GB_s": deep / 1e9,
+        "depth1_GB_s": shallow / 1e9,
+        "stream_GB_s": streamed / 1e9,
+        "depth8_ratio": deep / bare,
+        "stream_ratio": streamed / bare,
+    }
 
 
 def line_batch(rig: Rig, seconds: float) -> Figures:
@@ -300,22 +281,15 @@ def line_batch(rig: Rig, seconds: float) -> Figures:
                 os.preadv(plain[n], [buffer], at)
             return len(buffers)
 
-        limit, limit_cpu = measured(bare, seconds, "\0none")
-        ours, cpu = measured(batch, seconds, str(rig.directory))
-    return {
-        "preadv_per_s": limit,
-        "preadv_cpu_us": limit_cpu * 1e6,
-        "per_s": ours,
-        "cpu_us": cpu * 1e6,
-        "ratio": ours / limit,
-    }
+        limit, ours = rate(bare, seconds), rate(batch, seconds)
+    return {"preadv_per_s": limit, "per_s": ours, "ratio": ours / limit}
 
 
 def line_fuse(rig: Rig, seconds: float) -> Figures:
     """Sequential reads of 1 MiB through a mount whose pages are dropped, and with O_DIRECT."""
     real, empty = rig.mounted()
     buffer = memory(MIB)
-    figures = rig.bare.stream(seconds)
+    figures: Figures = {"bare_GB_s": rig.bare.bytes_per_s(seconds) / 1e9}
     for name, flags in (("buffered", 0), ("direct", os.O_DIRECT)):
         for kind, path in (("empty", empty), ("ours", real)):
             fd = os.open(path / "big", os.O_RDONLY | flags)
@@ -328,9 +302,7 @@ def line_fuse(rig: Rig, seconds: float) -> Figures:
                     total += count
                 return total
 
-            speed, cpu = measured(whole, seconds, str(path if path == empty else rig.directory))
-            figures[f"{name}_{kind}_GB_s"] = speed / 1e9
-            figures[f"{name}_{kind}_cpu_us_per_MiB"] = cpu * MIB * 1e6
+            figures[f"{name}_{kind}_GB_s"] = rate(whole, seconds) / 1e9
             os.close(fd)
         figures[f"{name}_ratio"] = figures[f"{name}_ours_GB_s"] / figures[f"{name}_empty_GB_s"]
     return figures
@@ -364,7 +336,7 @@ def line_direct(rig: Rig, seconds: float) -> Figures:
 def line_write(rig: Rig, seconds: float) -> Figures:
     """1 MiB writes in order, three replicas, and how fast this disk takes three such files."""
     data = memory(MIB)
-    figures = rig.bare.stream(seconds)
+    bare = rig.bare.bytes_per_s(seconds)
     with rig.client.open("/written", "wb", buffering=0) as file:
 
         def write() -> int:
@@ -374,29 +346,21 @@ def line_write(rig: Rig, seconds: float) -> Figures:
             file.write(data)
             return len(data)
 
-        ours, cpu = measured(write, seconds, str(rig.directory))
-    figures |= {"GB_s": ours / 1e9, "cpu_us_per_MiB": cpu * MIB * 1e6}
-    figures["ratio"] = 3 * figures["GB_s"] / figures["bare_GB_s"]
-    for name, span in (("fresh", 0), ("again", 128 * MIB)):
-        fds = [os.open(rig.directory / f"copy{n}", os.O_WRONLY | os.O_CREAT) for n in range(3)]
-        position = 0
+        ours = rate(write, seconds)
+    figures = {"bare_GB_s": bare / 1e9, "GB_s": ours / 1e9, "ratio": 3 * ours / bare}
+    fds = [os.open(rig.directory / f"copy{n}", os.O_WRONLY | os.O_CREAT) for n in range(3)]
+    position = 0
 
-        def copies(fds: list[int] = fds, span: int = span) -> int:
-            nonlocal position
-            for fd in fds:
-                os.pwrite(fd, data, position)
-            position += MIB
-            if span and position >= span:
-                position = 0
-            return MIB
+    def copies() -> int:
+        nonlocal position
+        for fd in fds:
+            os.pwrite(fd, data, position)
+        position = (position + MIB) % (128 * MIB)
+        return MIB
 
-        speed, cpu = measured(copies, seconds / 2, "\0none")
-        figures[f"three_pwrites_{name}_GB_s"] = speed / 1e9
-        figures[f"three_pwrites_{name}_cpu_us_per_MiB"] = cpu * MIB * 1e6
-        for n, fd in enumerate(fds):
-            os.close(fd)
-            if name == "again":
-                (rig.directory / f"copy{n}").unlink()
+    figures["three_pwrites_GB_s"] = rate(copies, seconds) / 1e9
+    for fd in fds:
+        os.close(fd)
     return figures
 
 

@@ -1,6 +1,7 @@
 """The two ends that transport tests play with: a frame server on a thread, clients, raw sockets."""
 
 import os
+import secrets
 import socket
 import threading
 import time
@@ -9,7 +10,9 @@ from collections import Counter
 from fs3 import frames
 from fs3.buffers import BufferPool
 from fs3.reactor import Reactor
+from fs3.transport.address import resolve
 from fs3.transport.client import DataConnection, drive
+from fs3.transport.local import LocalConnection
 from fs3.transport.tcp import FrameServer, Limits
 
 CLUSTER = "test-cluster"
@@ -21,11 +24,16 @@ PATTERN = memoryview(os.urandom(1 << 20) * 64)
 class Server:
     """A frame server on a thread of its own, with a few methods to call."""
 
-    def __init__(self, limits: Limits | None = None, pool_bytes: int = POOL_BYTES):
+    def __init__(
+        self, limits: Limits | None = None, pool_bytes: int = POOL_BYTES, kind: str = "tcp"
+    ):
+        """``kind``: of the transport, "tcp" or "local"."""
+        self.kind = kind
+        address = "127.0.0.1:0" if kind == "tcp" else f"unix:@fs3-test-{secrets.token_hex(8)}"
         self.reactor = Reactor()
         self.pool = BufferPool(pool_bytes)
         self.frames = FrameServer(
-            self.reactor, CLUSTER, None, "127.0.0.1:0", limits or Limits(), self.pool
+            self.reactor, CLUSTER, None, address, limits or Limits(), self.pool
         )
         self.frames.take([ECHO], self.echo)
         self.frames.take([NO_BODY], lambda c, r: c.reply(r.request_id, r.method, r.head))
@@ -92,18 +100,25 @@ class Server:
 
     def raw(self):
         """A plain socket to it."""
-        made = socket.create_connection(("127.0.0.1", self.port), 10)
+        (family, address), *_ = resolve(self.frames.address)
+        made = socket.socket(family)
         made.settimeout(10)
+        made.connect(address)
         return made
+
+    def connect(self, place):
+        """A client's connection of its kind."""
+        kind = DataConnection if self.kind == "tcp" else LocalConnection
+        return kind(self.frames.address, CLUSTER, place)
 
 
 class Client:
-    """A DataConnection whose replies' bodies land in buffers made to measure."""
+    """A connection whose replies' bodies land in buffers made to measure."""
 
     def __init__(self, server):
         self.bodies = {}
         self.room = {}
-        self.connection = DataConnection(server.frames.address, CLUSTER, self.place)
+        self.connection = server.connect(self.place)
         self.ids = iter(range(1, 1 << 30))
 
     def place(self, request_id, head):

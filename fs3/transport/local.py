@@ -1,0 +1,264 @@
+"""The transport between processes of one machine: the client reads the data files by itself.
+
+It is a frame connection over a unix socket, on which a READ_BATCH travels as a LOCATE: the
+storageserver makes the same checks, but answers with where the bytes lie and which checksum they
+have; descriptors of files that are new to the connection come along. The bytes are then read with
+the client's own ``preadv``, into the caller's buffers, and compared with their checksums here.
+Pieces that the server cannot point at (their chunk is being written) are in the reply's body. All
+else, writes included, travels as over TCP.
+
+What the answer points at is granted for a lease: no block of it is reused before that has run out,
+or the next request says that it was read. It counts here from when the request was *sent*, so it is
+over here before it is over there. A reply that was read too late, or whose server has gone
+meanwhile, is not used: its items are read again, through the socket.
+
+Nothing is kept from one request to the next but descriptors, so a read means what a READ_BATCH
+means that was served when the server looked: see docs/decisions/0008-grants.md.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import time
+from array import array
+from collections import deque
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fs3 import dataplane, frames
+from fs3.errors import Code, Fs3Error
+from fs3.frames import Buffer
+from fs3.log import get_logger
+from fs3.routing import NodeInfo
+from fs3.transport.address import SocketAddress, open_socket
+from fs3.transport.client import DataConnection
+from fs3.transport.interface import Completion, Place
+from fs3.transport.located import LocatedReader, grouped
+
+RIGHTS_MAX = 250  # descriptors in one frame; Linux takes 253
+_RIGHTS_BYTES = socket.CMSG_SPACE(RIGHTS_MAX * array("i").itemsize)
+_log = get_logger(__name__)
+
+
+@cache
+def boot_id() -> str:
+    """Names this machine as long as it runs, in every namespace; empty if it cannot be told."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+class Local:
+    """Reaches storageservers of this machine that have a unix socket."""
+
+    name = "local"
+
+    def reaches(self, node: NodeInfo) -> bool:
+        """See :class:`Transport`."""
+        return bool(node.local_address) and node.boot_id == boot_id() != ""
+
+    def connect(self, node: NodeInfo, cluster_id: str, place: Place) -> LocalConnection:
+        """See :class:`Transport`."""
+        return LocalConnection(node.local_address, cluster_id, place)
+
+
+class _Asked(NamedTuple):
+    """A READ_BATCH that went out as a LOCATE."""
+
+    head: bytes
+    sent_s: float
+
+
+class _Reply(NamedTuple):
+    """A LOCATE's reply, taken apart."""
+
+    grant: int
+    lease_s: float
+    new_files: list[int]
+    results: bytes  # and details, encoded
+
+
+class LocalConnection(DataConnection):
+    """See the module; and :class:`ClientConnection`."""
+
+    def __init__(self, address: str, cluster_id: str, place: Place) -> None:
+        """Fs3Error UNREACHABLE if nobody listens, which is known at once."""
+        self._descriptors: deque[int] = deque()  # received; their frames are not handled yet
+        self._files: dict[int, int] = {}  # descriptor of a file by its number
+        self._asked: dict[int, _Asked] = {}
+        self._released = 0  # grants up to this are not used any more
+        self._reply: _Reply | None = None  # the one that is being received
+        self._located: NDArray[Any] | None = None  # its results,
+        self._details: dict[int, str] = {}  # why some of them failed,
+        self._parts: Sequence[memoryview] = ()  # and where those with bytes go
+        self._reader = LocatedReader(self._files)
+        super().__init__(address, cluster_id, place)
+        self._connecting = False
+
+    def _connect(self, candidate: SocketAddress) -> socket.socket:
+        made = open_socket(candidate.family)
+        failure = made.connect_ex(candidate.address)
+        if failure:
+            made.close()
+            raise Fs3Error(Code.UNREACHABLE, f"{self.address}: {os.strerror(failure)}")
+        return made
+
+    def __del__(self) -> None:
+        self._close_files()
+        super().__del__()
+
+    def _die(self, error: Fs3Error) -> None:
+        super()._die(error)
+        self._close_files()
+        self._asked.clear()
+
+    def _close_files(self) -> None:
+        for descriptor in (*self._files.values(), *self._descriptors):
+            os.close(descriptor)
+        self._files.clear()
+        self._descriptors.clear()
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def send(
+        self, method: int, request_id: int, head: Buffer, body_parts: Sequence[memoryview] = ()
+    ) -> None:
+        """See :class:`ClientConnection`."""
+        if method == dataplane.READ_BATCH and not self.dead:
+            self._asked[request_id] = _Asked(bytes(head), time.monotonic())
+            prefix = self._released.to_bytes(dataplane.LOCATE_PREFIX.itemsize, "little")
+            super().send(dataplane.LOCATE, request_id, prefix + head)
+        else:
+            super().send(method, request_id, head, body_parts)
+
+    def forget(self, request_id: int) -> None:
+        """See :class:`ClientConnection`."""
+        self._asked.pop(request_id, None)
+        super().forget(request_id)
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def _read(self, buffers: list[memoryview]) -> int:
+        count, ancillary, flags, _ = self._socket.recvmsg_into(
+            buffers, _RIGHTS_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                received = array("i")
+                received.frombytes(data[: len(data) - len(data) % received.itemsize])
+                self._descriptors.extend(received)
+        if flags & socket.MSG_CTRUNC:
+            raise Fs3Error(Code.UNREACHABLE, f"{self.address}: no descriptor is left to receive")
+        return count
+
+    def _begin_reply(self, header: frames.Header, head: bytes) -> None:
+        if header.method == dataplane.LOCATE:
+            self._reply = reply = _decode(head)
+            if len(reply.new_files) > len(self._descriptors):
+                raise Fs3Error(
+                    Code.PROTOCOL,
+                    f"{self.address}: {len(reply.new_files)} files announced,"
+                    f" {len(self._descriptors)} came",
+                )
+            for number in reply.new_files:
+                if number in self._files:
+                    raise Fs3Error(Code.PROTOCOL, f"{self.address}: file {number} came twice")
+                self._files[number] = self._descriptors.popleft()
+        super()._begin_reply(header, head)
+
+    def _places(self, request_id: int, head: bytes) -> Sequence[memoryview] | None:
+        located = self._locate(request_id)
+        if located is None:
+            return super()._places(request_id, head)
+        lengths, here = located["length"], located["length"] > 0
+        inline = np.flatnonzero(located["file"][here] == dataplane.FILE_NONE).tolist()
+        groups = grouped(self._parts, lengths[here].tolist())
+        return [part for place in inline for part in groups[place]]
+
+    def _locate(self, request_id: int) -> NDArray[Any] | None:
+        """The results of the LOCATE that is being answered, and its buffers; None: it is none."""
+        asked, reply = self._asked.get(request_id), self._reply
+        if asked is None or reply is None:
+            return None
+        if self._located is None:
+            count = len(asked.head) // dataplane.READ_ITEM.itemsize
+            results, self._details = dataplane.decode_results(
+                reply.results, dataplane.LOCATE_RESULT, count
+            )
+            self._located = results.copy()
+            self._parts = super()._places(request_id, _results_of(results)) or ()
+        return self._located
+
+    def _finish_reply(self) -> None:
+        super()._finish_reply()
+        reply, self._reply = self._reply, None
+        self._located, self._parts = None, ()
+        if reply is not None and reply.grant > self._released:
+            self._released = reply.grant
+
+    def _complete(self, request_id: int, head: bytes) -> None:
+        try:
+            located, reply = self._locate(request_id), self._reply
+            if located is None or reply is None:
+                super()._complete(request_id, head)
+                return
+            asked = self._asked.pop(request_id)
+            self._details |= self._reader.read(located, self._parts)
+            if not self._stood(asked, reply):
+                _log.debug("grant_over", server=self.address, items=len(located))
+                super().send(dataplane.READ_BATCH, request_id, asked.head)
+                return
+        except Fs3Error as error:
+            self._die(error)
+        else:
+            if self._is_gone():  # whoever has the files now may have reused blocks
+                self._break("the server went while its files were read")
+        if self.error is not None or located is None:
+            self._completed.append(Completion(self, request_id, b"", self.error))
+            return
+        made = _results_of(located)
+        if self._details:
+            results = np.frombuffer(made, dataplane.READ_RESULT)
+            made = dataplane.encode_results(results, list(self._details.items()))
+        self._completed.append(Completion(self, request_id, made, None, verified=True))
+
+    @staticmethod
+    def _stood(asked: _Asked, reply: _Reply) -> bool:
+        """Has everything been read while the grant was good?"""
+        return time.monotonic() - asked.sent_s < reply.lease_s
+
+    def _is_gone(self) -> bool:
+        hung_up = select.poll()
+        hung_up.register(self._socket, select.POLLRDHUP)
+        return bool(hung_up.poll(0))
+
+
+def _decode(head: bytes) -> _Reply:
+    """Raises Fs3Error PROTOCOL for a head that is no answer to a LOCATE."""
+    start = dataplane.LOCATE_REPLY.itemsize
+    if len(head) < start:
+        raise Fs3Error(Code.PROTOCOL, f"a LOCATE reply of {len(head)} bytes; {start} are the least")
+    ((grant, lease_ms, count),) = np.frombuffer(head, dataplane.LOCATE_REPLY, 1).tolist()
+    files_end = start + 4 * count
+    if count > RIGHTS_MAX or len(head) < files_end:
+        raise Fs3Error(
+            Code.PROTOCOL, f"a LOCATE reply of {len(head)} bytes announces {count} files"
+        )
+    files = np.frombuffer(head, "<u4", count, start).tolist()
+    return _Reply(grant, lease_ms / 1000, files, head[files_end:])
+
+
+def _results_of(located: NDArray[Any]) -> bytes:
+    """The READ_RESULTs that a READ_BATCH would have had."""
+    results = np.zeros(len(located), dataplane.READ_RESULT)
+    for name in ("code", "length", "version", "crc"):
+        results[name] = located[name]
+    return results.tobytes()

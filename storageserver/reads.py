@@ -1,0 +1,138 @@
+"""What a target answers clients that read: clean chunks in one pass, dirty ones through the core.
+
+Reactor thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fs3.clock import Clock
+from fs3.core import messages as m
+from fs3.core.kv import OWNER_BYTE
+from fs3.core.types import ChunkId
+from fs3.dataplane import FILE_NONE
+from fs3.errors import Code
+from fs3.reactor import Reactor
+
+from .chunkstore.interface import LocatingStore, Piece, ReadResult
+from .jobs import LocateJob, ReadJob
+
+if TYPE_CHECKING:
+    from .target import Target
+
+
+class Reads:
+    """The reading side of one target."""
+
+    def __init__(self, target: Target, reactor: Reactor, clock: Clock) -> None:
+        self._target = target
+        self._reactor = reactor
+        self._clock = clock
+
+    def read(self, job: ReadJob | LocateJob, indexes: list[int]) -> None:
+        """Serve these items of a batch."""
+        self._serve_items(job, indexes, lambda clean: self._read_clean(job, clean))
+
+    def locate(
+        self, job: LocateJob, indexes: list[int], store: LocatingStore, first_file: int
+    ) -> None:
+        """Say of these items where they lie, if their chunks are clean. ``store`` is held."""
+        self._serve_items(
+            job, indexes, lambda clean: self._locate_clean(job, clean, store, first_file)
+        )
+
+    def _serve_items(
+        self,
+        job: ReadJob | LocateJob,
+        indexes: list[int],
+        serve_clean: Callable[[list[int]], None],
+    ) -> None:
+        """Lease? Version? Nothing pending? Then ``serve_clean``, for all in one pass."""
+        target, core = self._target, self._target.core
+        if core is None or not core.serves(self._clock.monotonic_ms()):
+            detail = f"target {target.target} does not serve"
+            job.refuse(indexes, Code.NOT_SERVING, target.problem or detail)
+            return
+        items, version = job.items, core.chain.version
+        stale = [index for index in indexes if items[index][2] != version]
+        if stale:
+            detail = f"chain {core.chain.chain} is at version {version}"
+            indexes = [index for index in indexes if items[index][2] == version]
+            job.refuse(stale, Code.STALE_CHAIN, detail)
+        if not indexes:
+            return
+        chunks = [ChunkId(items[index][0]) for index in indexes]
+        dirty = target.store.dirty(chunks)
+        if dirty:
+            job.reserve([indexes[i] for i in dirty])
+            events = [m.Read((job, indexes[i]), version, chunks[i]) for i in dirty]
+            pending = set(dirty)
+            clean = [at for i, at in enumerate(indexes) if i not in pending]
+            if clean:
+                serve_clean(clean)
+            target.feed(events)
+        elif not any(items[index][4] for index in indexes):
+            rows = target.store.rows(chunks)
+            found = job.look(indexes, target.store.columns["version"][rows] * (rows >= 0))
+            target.values.looked_up(chunks, found)
+        else:
+            serve_clean(indexes)
+
+    def _read_clean(self, job: ReadJob | LocateJob, indexes: list[int]) -> None:
+        job.reserve(indexes)
+        items, place, finish = job.items, job.place, job.finish
+        pieces = self._pieces(job, indexes)
+        results = self._target.store.read(pieces, [place(index) for index in indexes])
+        self._target.values.read(pieces, results)
+        for index, found in zip(indexes, results, strict=True):
+            code, length, version, crc, detail = found
+            if code is not Code.OK:
+                self._note_read(ChunkId(items[index][0]), found)
+            finish(index, code, version, length, crc, detail)
+
+    def _locate_clean(
+        self, job: LocateJob, indexes: list[int], store: LocatingStore, first_file: int
+    ) -> None:
+        items = [job.items[index] for index in indexes]
+        rows = store.rows([ChunkId(item[0]) for item in items])
+        offsets = np.array([item[3] for item in items], np.int64)
+        lengths = np.array([item[4] for item in items], np.int64)
+        places = store.locate(rows, offsets, lengths)
+        places["file"][places["file"] != FILE_NONE] += np.uint32(first_file)
+        job.results[indexes] = places
+        if any(item[0][0] >= OWNER_BYTE for item in items):
+            results = [
+                ReadResult(Code(code), length)
+                for code, length in zip(
+                    places["code"].tolist(), places["length"].tolist(), strict=True
+                )
+            ]
+            self._target.values.read(self._pieces(job, indexes), results)
+        job.done(len(indexes))
+
+    @staticmethod
+    def _pieces(job: ReadJob | LocateJob, indexes: Sequence[int]) -> list[Piece]:
+        pieces = []
+        for index in indexes:
+            chunk, _, _, offset, length = job.items[index]
+            pieces.append(Piece(ChunkId(chunk), offset, length))
+        return pieces
+
+    def serve(self, effect: m.ServeRead) -> None:
+        """What the core has decided about a dirty chunk."""
+        job, index = effect.request
+        _, _, _, offset, length = job.items[index]
+        piece = Piece(effect.chunk, offset, length)
+        (found,) = self._target.store.read([piece], [job.place(index)], pending=effect.pending)
+        self._note_read(effect.chunk, found)
+        job.finish(index, found.code, found.version, found.length, found.crc, found.detail)
+
+    def _note_read(self, chunk: ChunkId, found: ReadResult) -> None:
+        if found.code is Code.CORRUPT:
+            self._target.repairs.suspect(chunk, found.detail)
+        elif found.code is Code.DISK:
+            self._reactor.call_soon(self._target.fail, found.detail)

@@ -1,0 +1,246 @@
+"""Clients on the storageservers' machine read data files by themselves, and nobody notices."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from mounted import Death, verify_replicas
+from running_cluster import RunningCluster
+
+from fs3.client.api import Client
+from fs3.transport.located import LocatedReader
+
+pytestmark = pytest.mark.cluster
+
+CHUNK = 1 << 20
+
+
+@pytest.fixture
+def client(cluster: RunningCluster) -> Client:
+    return cluster.client()
+
+
+@pytest.fixture
+def located(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Pieces that were read by preadv here."""
+    counted: Counter[str] = Counter()
+    read = LocatedReader.read
+
+    def count(self: LocatedReader, found, buffers):
+        counted["pieces"] += len(found)
+        return read(self, found, buffers)
+
+    monkeypatch.setattr(LocatedReader, "read", count)
+    return counted
+
+
+def test_reads_are_local_and_right(client, located):
+    rng = random.Random(1)
+    content = rng.randbytes(5 * CHUNK + 12_345)
+    client.write("/local", content)
+    assert client.read("/local") == content
+    pieces = [(rng.randrange(len(content)), rng.randrange(1, 300_000)) for _ in range(200)]
+    found = client.read_batch([("/local", offset, length) for offset, length in pieces])
+    assert found == [content[offset : offset + length] for offset, length in pieces]
+    assert located["pieces"] >= 200
+
+
+def test_a_forked_child_reads_locally_on_connections_of_its_own(client, located):
+    content = os.urandom(3 * CHUNK)
+    client.write("/forked", content)
+    assert client.read("/forked") == content
+    before = located["pieces"]
+    child = os.fork()
+    if not child:
+        good = client.read("/forked") == content and located["pieces"] > before
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert client.read("/forked") == content
+
+
+def test_a_server_that_is_told_not_to_serves_over_the_network(make_cluster, located):
+    running = make_cluster(None, None, {"local": {"enabled": False}})
+    client = running.client()
+    client.write("/f", b"x" * CHUNK)
+    assert client.read("/f") == b"x" * CHUNK
+    assert located["pieces"] == 0
+
+
+AS_NOBODY = """
+import os, sys
+import fs3
+from fs3.transport.located import LocatedReader
+def never(*_): raise AssertionError("a data file was read")
+LocatedReader.read = never
+with fs3.connect(sys.argv[1], cluster_id=sys.argv[2]) as client:
+    os.seteuid(65534)  # with all modules loaded: nobody may not be allowed to see them
+    print(client.read("/public")[:5].decode(), end="")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_reads_over_the_network(cluster, client):
+    client.write("/public", b"hello" * CHUNK)
+    ended = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, cluster.address, cluster.cluster_id],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, "hello"), ended.stderr
+
+
+KILLED = """
+import os, signal, sys
+import fs3
+from fs3.transport.located import LocatedReader
+LocatedReader.read = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+with fs3.connect(sys.argv[1], cluster_id=sys.argv[2]) as client:
+    client.read("/f")
+"""
+
+
+def test_a_client_that_is_killed_while_it_reads_leaves_a_cluster_that_works(cluster, client):
+    client.write("/f", b"x" * CHUNK)
+    for _ in range(3):
+        command = [sys.executable, "-c", KILLED, cluster.address, cluster.cluster_id]
+        assert subprocess.run(command, timeout=60, check=False).returncode == -9
+        client.write("/f", os.urandom(CHUNK))
+    assert len(client.read("/f")) == CHUNK
+    verify_replicas(cluster)
+
+
+class Hammer:
+    """Files that one writer each changes in every way, and that anybody reads.
+
+    Every 8 bytes of a file say which file and generation it is. A reader notes which generation was
+    acknowledged before it asked, and which had been begun when it had its answer: what it gets must
+    be one generation, all of it, between those two.
+    """
+
+    def __init__(self, client: Client, folder: str, files: int, seconds: float) -> None:
+        self.folder = folder
+        client.mkdir(folder)
+        self.begun = [0] * files
+        self.acknowledged = [0] * files
+        self.read = Counter[str]()
+        self.failures: list[BaseException] = []
+        self._until_s = time.monotonic() + seconds
+        for file in range(files):
+            client.write(f"{folder}/{file}", self.content(file, 0, CHUNK))
+
+    @property
+    def running(self) -> bool:
+        return not self.failures and time.monotonic() < self._until_s
+
+    @staticmethod
+    def content(file: int, generation: int, length: int) -> bytes:
+        return np.full(length // 8, file << 40 | generation, np.uint64).tobytes()
+
+    def guarded(self, work, *arguments) -> threading.Thread:
+        def run() -> None:
+            try:
+                while self.running:
+                    work(*arguments)
+            except BaseException as error:  # noqa: BLE001 - is raised by the test
+                self.failures.append(error)
+
+        return threading.Thread(target=run)
+
+    def write(self, client: Client, rng: random.Random, files: range) -> None:
+        file = rng.choice(files)
+        path = f"{self.folder}/{file}"
+        generation = self.begun[file] + 1
+        length = 8 * rng.randrange(1, CHUNK // 8)
+        self.begun[file] = generation
+        match rng.randrange(4):
+            case 0:
+                with client.open_file(path, "wb") as opened:  # empties it first
+                    opened.write(self.content(file, generation, length))
+            case 1:
+                client.write_batch([(path, 0, self.content(file, generation, CHUNK))])
+            case 2:
+                client.write_batch([(path, 0, self.content(file, generation, CHUNK))])
+                client.truncate(path, length)
+            case _:
+                client.unlink(path)
+                client.write(path, self.content(file, generation, length))
+        self.acknowledged[file] = generation
+
+    def check(self, client: Client, rng: random.Random) -> None:
+        chosen = [rng.randrange(len(self.begun)) for _ in range(rng.choice([1, 8, 64]))]
+        known = [self.acknowledged[file] for file in chosen]
+        pieces = []
+        for file in chosen:
+            offset = 8 * rng.randrange(CHUNK // 8) if rng.random() < 0.7 else 0
+            length = rng.choice([8, 4096, 65_536, CHUNK])
+            pieces.append((f"{self.folder}/{file}", offset, length))
+        try:
+            found = client.read_batch(pieces)
+        except FileNotFoundError:
+            self.read["missing"] += 1
+            return
+        for file, least, piece, data in zip(chosen, known, pieces, found, strict=True):
+            words = np.frombuffer(data, np.uint64)
+            # A file that is being emptied and written anew may show nothing, or zeros.
+            there = np.unique(words)
+            there = there[there != 0] if file or least else there
+            assert len(there) <= 1, f"{piece}: a mix of {there}"
+            for word in there.tolist():
+                assert word >> 40 == file, f"{piece}: bytes of file {word >> 40}"
+                generation = word & (1 << 40) - 1
+                assert least <= generation <= self.begun[file], (piece, least, generation)
+                self.read["pieces"] += 1
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads take turns often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("quick_switches")
+@pytest.mark.parametrize("deaths", [0, 3])
+def test_readers_see_one_generation_whatever_writers_do(cluster, located, deaths):
+    client = cluster.client()
+    hammer = Hammer(client, f"/hammer-{deaths}", 24, 40.0)
+    rng = random.Random(deaths)
+    threads = [
+        hammer.guarded(hammer.write, cluster.client(), random.Random(n), range(n * 6, n * 6 + 6))
+        for n in range(4)
+    ]
+    threads += [
+        hammer.guarded(hammer.check, cluster.client(), random.Random(10 + n)) for n in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(deaths):
+            with Death(cluster, rng.randrange(1, 4), at=0, until=sum(hammer.begun) + 30) as death:
+                while hammer.running and death._state != "returned":
+                    death.reached(sum(hammer.begun))
+                    time.sleep(0.05)
+                death.reached(1 << 60)
+    finally:
+        for thread in threads:
+            thread.join()
+    if hammer.failures:
+        raise hammer.failures[0]
+    assert hammer.read["pieces"] > 1000
+    assert located["pieces"] > 1000
+    verify_replicas(cluster)
