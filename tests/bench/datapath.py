@@ -3,7 +3,7 @@
 Prints one JSON object. A cluster of one metaserver and three storageservers runs on this machine;
 each line is measured in rounds, and in each round beside its limit: bare sockets between two
 processes, a bare loop of preadv over as many bytes, a mount whose file system answers from memory.
-``--transport`` limits the client to one transport where several would do.
+With ``--transport tcp`` clients do not read the servers' files by themselves.
 """
 
 from __future__ import annotations
@@ -48,11 +48,31 @@ def memory(size: int) -> memoryview:
 
 def rate(work: Callable[[], int], seconds: float) -> float:
     """What ``work`` returns, summed, per second."""
+    return measured(work, seconds, ".")[0]
+
+
+def measured(work: Callable[[], int], seconds: float, directory: str) -> tuple[float, float]:
+    """The same, and the CPU time that one of it takes here and in the daemons, in seconds."""
     work()
-    done, start = 0, time.perf_counter()
+    done, start, spent = 0, time.perf_counter(), cpu_s(directory)
     while time.perf_counter() - start < seconds:
         done += work()
-    return done / (time.perf_counter() - start)
+    taken = time.perf_counter() - start
+    return done / taken, (cpu_s(directory) - spent) / done
+
+
+def cpu_s(directory: str) -> float:
+    """CPU time spent by this process, its children, and what has ``directory`` as an argument."""
+    ticks, mine = 0, str(os.getpid())
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            named = directory in (process / "cmdline").read_text()
+        except OSError:
+            continue  # it has ended
+        if named or process.name == mine or fields[1] == mine:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def latencies_us(work: Callable[[], object], count: int) -> list[float]:
@@ -103,11 +123,12 @@ class Bare:
         self._port = near.recv()
         self._memory = memory(MIB)
 
-    def bytes_per_s(self, seconds: float) -> float:
-        """One sender, one receiver into 1 MiB of memory."""
+    def stream(self, seconds: float) -> Figures:
+        """One sender, one receiver into 1 MiB of memory; with the CPU time of both."""
         with socket.create_connection(("127.0.0.1", self._port)) as receiver:
             receiver.sendall(b"s")
-            return rate(lambda: receiver.recv_into(self._memory), seconds)
+            speed, cpu = measured(lambda: receiver.recv_into(self._memory), seconds, "\0none")
+        return {"bare_GB_s": speed / 1e9, "bare_cpu_us_per_MiB": cpu * MIB * 1e6}
 
     def ping_us(self, count: int = 2000) -> float:
         """The median of a byte there and back."""
@@ -150,9 +171,8 @@ class Rig:
     def __init__(self, directory: Path, transport: str, stack: contextlib.ExitStack) -> None:
         self.local = LocalCluster(directory / "cluster")
         stack.callback(self.local.down)
-        self.local.up(Shape(nodes=3))
-        if transport:
-            os.environ["FS3_TRANSPORT"] = transport
+        own_reads = {"local": {"enabled": transport == "local"}}
+        self.local.up(Shape(nodes=3), storageserver_settings=own_reads)
         self.directory = directory
         self.client: Client = stack.enter_context(fs3.connect(str(self.local.directory)))
         self.bare = Bare()
@@ -219,9 +239,11 @@ def line_read(rig: Rig, seconds: float) -> Figures:
             turn = (turn + 1) % (FILE_BYTES // MIB)
             return file.readinto_at(buffers[0], turn * MIB)
 
-        bare = rig.bare.bytes_per_s(seconds)
-        deep = rate(batch, seconds)
-        shallow = rate(single, seconds)
+        figures = rig.bare.stream(seconds)
+        bare = figures["bare_GB_s"]
+        for name, work in (("depth8", batch), ("depth1", single)):
+            speed, cpu = measured(work, seconds, str(rig.directory))
+            figures |= {f"{name}_GB_s": speed / 1e9, f"{name}_cpu_us_per_MiB": cpu * MIB * 1e6}
         file.seek(0)
 
         def stream() -> int:
@@ -230,15 +252,11 @@ def line_read(rig: Rig, seconds: float) -> Figures:
                 file.seek(0)
             return count
 
-        streamed = rate(stream, seconds)
-    return {
-        "bare_GB_s": bare / 1e9,
-        "depth8_GB_s": deep / 1e9,
-        "depth1_GB_s": shallow / 1e9,
-        "stream_GB_s": streamed / 1e9,
-        "depth8_ratio": deep / bare,
-        "stream_ratio": streamed / bare,
-    }
+        speed, cpu = measured(stream, seconds, str(rig.directory))
+        figures |= {"stream_GB_s": speed / 1e9, "stream_cpu_us_per_MiB": cpu * MIB * 1e6}
+    for name in ("depth8", "depth1", "stream"):
+        figures[f"{name}_ratio"] = figures[f"{name}_GB_s"] / bare
+    return figures
 
 
 def line_batch(rig: Rig, seconds: float) -> Figures:
@@ -281,15 +299,22 @@ def line_batch(rig: Rig, seconds: float) -> Figures:
                 os.preadv(plain[n], [buffer], at)
             return len(buffers)
 
-        limit, ours = rate(bare, seconds), rate(batch, seconds)
-    return {"preadv_per_s": limit, "per_s": ours, "ratio": ours / limit}
+        limit, limit_cpu = measured(bare, seconds, "\0none")
+        ours, cpu = measured(batch, seconds, str(rig.directory))
+    return {
+        "preadv_per_s": limit,
+        "preadv_cpu_us": limit_cpu * 1e6,
+        "per_s": ours,
+        "cpu_us": cpu * 1e6,
+        "ratio": ours / limit,
+    }
 
 
 def line_fuse(rig: Rig, seconds: float) -> Figures:
     """Sequential reads of 1 MiB through a mount whose pages are dropped, and with O_DIRECT."""
     real, empty = rig.mounted()
     buffer = memory(MIB)
-    figures: Figures = {"bare_GB_s": rig.bare.bytes_per_s(seconds) / 1e9}
+    figures = rig.bare.stream(seconds)
     for name, flags in (("buffered", 0), ("direct", os.O_DIRECT)):
         for kind, path in (("empty", empty), ("ours", real)):
             fd = os.open(path / "big", os.O_RDONLY | flags)
@@ -302,7 +327,9 @@ def line_fuse(rig: Rig, seconds: float) -> Figures:
                     total += count
                 return total
 
-            figures[f"{name}_{kind}_GB_s"] = rate(whole, seconds) / 1e9
+            speed, cpu = measured(whole, seconds, str(path if path == empty else rig.directory))
+            figures[f"{name}_{kind}_GB_s"] = speed / 1e9
+            figures[f"{name}_{kind}_cpu_us_per_MiB"] = cpu * MIB * 1e6
             os.close(fd)
         figures[f"{name}_ratio"] = figures[f"{name}_ours_GB_s"] / figures[f"{name}_empty_GB_s"]
     return figures
@@ -336,7 +363,7 @@ def line_direct(rig: Rig, seconds: float) -> Figures:
 def line_write(rig: Rig, seconds: float) -> Figures:
     """1 MiB writes in order, three replicas, and how fast this disk takes three such files."""
     data = memory(MIB)
-    bare = rig.bare.bytes_per_s(seconds)
+    figures = rig.bare.stream(seconds)
     with rig.client.open("/written", "wb", buffering=0) as file:
 
         def write() -> int:
@@ -346,21 +373,29 @@ def line_write(rig: Rig, seconds: float) -> Figures:
             file.write(data)
             return len(data)
 
-        ours = rate(write, seconds)
-    figures = {"bare_GB_s": bare / 1e9, "GB_s": ours / 1e9, "ratio": 3 * ours / bare}
-    fds = [os.open(rig.directory / f"copy{n}", os.O_WRONLY | os.O_CREAT) for n in range(3)]
-    position = 0
+        ours, cpu = measured(write, seconds, str(rig.directory))
+    figures |= {"GB_s": ours / 1e9, "cpu_us_per_MiB": cpu * MIB * 1e6}
+    figures["ratio"] = 3 * figures["GB_s"] / figures["bare_GB_s"]
+    for name, span in (("fresh", 0), ("again", 128 * MIB)):
+        fds = [os.open(rig.directory / f"copy{n}", os.O_WRONLY | os.O_CREAT) for n in range(3)]
+        position = 0
 
-    def copies() -> int:
-        nonlocal position
-        for fd in fds:
-            os.pwrite(fd, data, position)
-        position = (position + MIB) % (128 * MIB)
-        return MIB
+        def copies(fds: list[int] = fds, span: int = span) -> int:
+            nonlocal position
+            for fd in fds:
+                os.pwrite(fd, data, position)
+            position += MIB
+            if span and position >= span:
+                position = 0
+            return MIB
 
-    figures["three_pwrites_GB_s"] = rate(copies, seconds) / 1e9
-    for fd in fds:
-        os.close(fd)
+        speed, cpu = measured(copies, seconds / 2, "\0none")
+        figures[f"three_pwrites_{name}_GB_s"] = speed / 1e9
+        figures[f"three_pwrites_{name}_cpu_us_per_MiB"] = cpu * MIB * 1e6
+        for n, fd in enumerate(fds):
+            os.close(fd)
+            if name == "again":
+                (rig.directory / f"copy{n}").unlink()
     return figures
 
 
@@ -399,7 +434,7 @@ def main() -> None:
     parser.add_argument("lines", nargs="*", choices=[*LINES, []], metavar="|".join(LINES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--transport", default="")
+    parser.add_argument("--transport", choices=["tcp", "local"], default="tcp")
     parser.add_argument("--directory", default=None)
     options = parser.parse_args()
     report: dict[str, Figures] = {}
