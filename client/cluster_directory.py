@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fs3 import durable
 from fs3.errors import Code, Fs3Error
 
 FORMAT = 1
@@ -185,11 +186,9 @@ class ClusterDirectory:
             raise Fs3Error(Code.INVALID, f"{self.description}: {what}") from None
 
     def write(self, specification: Specification) -> None:
-        """Write ``cluster.json``, atomically."""
-        scratch = self.description.with_suffix(".new")
+        """Write ``cluster.json``, atomically, to stable storage."""
         fields = {"format": FORMAT, **asdict(specification)}
-        scratch.write_text(json.dumps(fields, indent=2) + "\n")
-        scratch.replace(self.description)
+        durable.write_file(self.description, json.dumps(fields, indent=2) + "\n")
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from fs3 import durable
 from fs3.core.types import NodeId, PublicState
 from fs3.errors import Code, Fs3Error
 from fs3.types import Credentials
@@ -81,7 +82,7 @@ class LocalCluster:
         """
         shape = shape or Shape()
         reservation = None
-        self.directory.mkdir(parents=True, exist_ok=True)
+        durable.make_directory(self.directory)
         with self.files.lock("operation"):
             if self.files.exists():
                 check_against(shape, self.specification)
@@ -120,20 +121,20 @@ class LocalCluster:
                 for node in range(1, nodes + 1)
             ),
         )
-        self.files.metaserver.mkdir(exist_ok=True)
+        durable.make_directory(self.files.metaserver)
         text = metaserver_config(self.files, specification, metaserver_settings)
-        (self.files.metaserver / "config.toml").write_text(text)
+        durable.write_file(self.files.metaserver / "config.toml", text)
         # All targets share one disk: each may have its part of what is free, so that sums are true.
         capacity_bytes = shutil.disk_usage(self.directory).free
         capacity_bytes //= nodes * (per_node + kv_targets)
         for node in specification.nodes:
             directory = self.files.node(node.node)
             for target in (*node.targets, *node.kv_targets):
-                (directory / f"target-{target}").mkdir(parents=True, exist_ok=True)
+                durable.make_directory(directory / f"target-{target}")
             text = storageserver_config(
                 self.files, specification, node, capacity_bytes, storageserver_settings
             )
-            (directory / "config.toml").write_text(text)
+            durable.write_file(directory / "config.toml", text)
         self.files.write(specification)  # last: a directory with it is complete
         return reservation
 

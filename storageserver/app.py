@@ -64,7 +64,8 @@ class StorageServer:
         self._pool = BufferPool(settings.buffer_bytes)
         self._neighbours = Neighbours(self.reactor, settings.cluster_id, self._on_neighbour_up)
         self._opened = {
-            TargetId(said.id): open_target(said, settings.cluster_id) for said in settings.targets
+            TargetId(said.id): open_target(said, settings.cluster_id, settings.boot_id_file)
+            for said in settings.targets
         }
         self._targets = self._make_targets()
         self._routing = Routing()
@@ -366,7 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings, check = parse(sys.argv[1:] if arguments is None else arguments, os.environ)
         configure_logging(settings.log_level, file=settings.log_file)
         if check:
-            return 0 if check_targets(settings.targets, settings.cluster_id, print) else 1
+            targets, boot_id_file = settings.targets, settings.boot_id_file
+            return 0 if check_targets(targets, settings.cluster_id, print, boot_id_file) else 1
         server = StorageServer(settings, SystemClock())
     except Fs3Error as error:
         print(f"fs3-storageserver: {error.detail}", file=sys.stderr)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from fs3.core.types import ChunkId
 from fs3.errors import Fs3Error
 
-from .chunkstore.files import Files
+from .chunkstore.files import BOOT_ID_FILE, Files
 from .chunkstore.interface import ChunkStore
 from .opening import Opened, open_target
 from .settings import TargetSettings
@@ -22,7 +23,10 @@ _PAGE_CHUNKS = 256
 
 
 def check_targets(
-    targets: Sequence[TargetSettings], cluster_id: str, say: Callable[[str], None]
+    targets: Sequence[TargetSettings],
+    cluster_id: str,
+    say: Callable[[str], None],
+    boot_id_file: Path = BOOT_ID_FILE,
 ) -> bool:
     """Whether all is well; says so target by target, and every problem on a line of its own.
 
@@ -33,7 +37,7 @@ def check_targets(
         opened: list[tuple[TargetSettings, Opened | None]] = []
         for said in targets:
             there = _has_store(said)
-            found = open_target(said, cluster_id) if there else None
+            found = open_target(said, cluster_id, boot_id_file) if there else None
             if found is not None:
                 stack.callback(found.close)
                 stack.callback(found.store.close)

@@ -11,9 +11,9 @@ that chain.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from fs3 import durable
 from fs3.core.types import ChainId, TargetId
 from fs3.errors import Code, Fs3Error
 
@@ -72,18 +72,8 @@ class Identity:
             "target": self._target,
             "chain": chain,
         }
-        scratch = self._root / f"{FILE}.new"
         try:
-            with scratch.open("w") as file:
-                file.write(json.dumps(fields) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            scratch.replace(self._root / FILE)
-            directory = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            durable.write_file(self._root / FILE, json.dumps(fields) + "\n")
         except OSError as error:
             raise Fs3Error(Code.DISK, f"{self._root / FILE}: {error.strerror}") from error
         self.chain = chain

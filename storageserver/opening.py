@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
+from fs3 import durable
 from fs3.core.types import TargetId
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 
 from .chunkstore.datafiles import ChunkStoreSettings
-from .chunkstore.files import Files
+from .chunkstore.files import BOOT_ID_FILE, Files
 from .chunkstore.interface import ChunkStore
 from .chunkstore.lock import DirectoryLock
 from .chunkstore.lost import LostStore
@@ -35,7 +37,7 @@ class Opened(NamedTuple):
             self.lock.close()
 
 
-def open_target(said: TargetSettings, cluster_id: str) -> Opened:
+def open_target(said: TargetSettings, cluster_id: str, boot_id_file: Path = BOOT_ID_FILE) -> Opened:
     """The store of one target, made if its directory is empty; a LostStore if it is no use.
 
     Raises Fs3Error BUSY if another process has it, WRONG_CLUSTER or INVALID if it is another
@@ -44,12 +46,12 @@ def open_target(said: TargetSettings, cluster_id: str) -> Opened:
     with ExitStack() as undo:
         lock = identity = None
         try:
-            said.path.mkdir(parents=True, exist_ok=True)
+            durable.make_directory(said.path)
             lock = DirectoryLock(said.path)
             undo.callback(lock.close)
             identity = Identity(said.path, cluster_id, TargetId(said.id))
             settings = ChunkStoreSettings(capacity_bytes=said.capacity_bytes)
-            store: ChunkStore = DiskChunkStore(Files(), said.path, settings)
+            store: ChunkStore = DiskChunkStore(Files(boot_id_file), said.path, settings)
         except OSError as error:
             if isinstance(error, Fs3Error) and error.code in _NOT_LOST:
                 raise

@@ -10,6 +10,8 @@ from fs3.log import LEVELS
 from fs3.settings import section, setting, size
 from fs3.transport.address import UNIX, parse, resolve
 
+from .chunkstore.files import BOOT_ID_FILE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSettings:
@@ -163,6 +165,9 @@ class StorageSettings:
     eviction: EvictionSettings = section(EvictionSettings)
     rdma: RdmaSettings = section(RdmaSettings)
     local: LocalSettings = section(LocalSettings)
+    boot_id_file: Path = setting(
+        BOOT_ID_FILE, help="its content changes when the machine, and so its disks, loses power"
+    )
     log_level: str = setting("info", help="debug, info, warning or error")
     log_file: Path | None = setting(None, help="where the log goes; unset: stderr")
     port_file: Path | None = setting(

@@ -23,8 +23,11 @@ from rocksdict import (
     WriteBatch,
 )
 
+from fs3 import durable
+
 Operation: TypeAlias = tuple[bytes, bytes | None]  # key and value; None deletes
 
+BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -86,6 +89,9 @@ class Files:
     fdatasync = staticmethod(os.fdatasync)
     close = staticmethod(os.close)
 
+    def __init__(self, boot_id_file: Path = BOOT_ID_FILE) -> None:
+        self._boot_id_file = boot_id_file
+
     def open(self, path: Path) -> int:
         """Open for reading and writing; made if missing."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -105,16 +111,12 @@ class Files:
             raise OSError(number, os.strerror(number))
 
     def make_directory(self, path: Path) -> None:
-        """Make a directory and those above it; nothing if it is there."""
-        path.mkdir(parents=True, exist_ok=True)
+        """Make a directory and those above it, their names on stable storage."""
+        durable.make_directory(path)
 
     def sync_directory(self, path: Path) -> None:
         """Put a directory's names on stable storage."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        durable.sync_directory(path)
 
     def listdir(self, path: Path) -> list[str]:
         """The names in a directory; none if it is missing."""
@@ -127,7 +129,7 @@ class Files:
 
     def boot_id(self) -> str:
         """Differs after every start of the machine."""
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return self._boot_id_file.read_text().strip()
 
     def open_records(self, path: Path, *, create: bool) -> Records:
         """Open the RocksDB at ``path``."""
