@@ -13,6 +13,10 @@ Invariants
   after the log was synced up to it. Nobody can act on data that a power cut would take back. The
   exception are commits that asked for less: the log has them, in order, and the next sync
   covers them.
+- A log that a power cut has torn is read up to the tear: what follows was never acknowledged. That
+  nothing acknowledged is missing, be it behind a tear, behind a flipped bit or in a file that is
+  gone, is checked at the start: each batch has a number, and a watermark beside the log (see
+  fs3/watermark.py) says which one was on stable storage.
 - Batches are written in the order of versions, by one thread at a time, so a published snapshot
   is a prefix of the commits.
 - A refused transaction is told so only once the commit that beat it is published, so that its
@@ -20,8 +24,9 @@ Invariants
 - When a write or a sync fails, nothing more is promised: the engine stops (DISK) until the process
   is started again, as the log's state is unknown.
 
-The directory holds RocksDB's files, ``OWNER`` (locked by the process that has it open) and a marker
-row that names the format. Why it is done this way: docs/decisions/0001-embedded-metadata-engine.md.
+The directory holds RocksDB's files, ``OWNER`` (locked by the process that has it open), ``SYNCED``
+(the watermark), a marker row that names the format and one with the number of the last batch. Why
+it is done this way: docs/decisions/0001-embedded-metadata-engine.md.
 """
 
 from __future__ import annotations
@@ -47,7 +52,9 @@ from rocksdict import (
     WriteBatch,
 )
 
+from fs3 import durable
 from fs3.errors import Code, Fs3Error
+from fs3.watermark import Watermark
 
 from .interface import Engine, Row, Transaction
 from .optimistic import (
@@ -63,6 +70,8 @@ from .optimistic import (
 
 FORMAT = 1  # of the data directory; a release refuses what is newer than it knows
 FORMAT_KEY = b"\xff\xfffs3/format"  # above KEYS_END: no transaction can touch it
+BATCH_KEY = b"\xff\xfffs3/batch"  # the number of the last batch, 8 bytes
+WATERMARK_FILE = "SYNCED"
 CACHE_BYTES = 256 << 20
 WRITE_BUFFER_BYTES = 64 << 20
 INFO_LOG_BYTES_MAX = 16 << 20
@@ -97,11 +106,17 @@ class RocksEngine(Engine, Committer):
         pause: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(pause)
-        path.mkdir(parents=True, exist_ok=True)
+        durable.make_directory(path)
         self._owner = _own(path)
         try:
             self._db = _open(path, cache_bytes)
         except BaseException:
+            os.close(self._owner)
+            raise
+        try:
+            self._batch, self._watermark = _check_complete(self._db, path)
+        except BaseException:
+            self._db.close()
             os.close(self._owner)
             raise
         self._published = Condition()  # guards all below; notified when a group is done
@@ -128,6 +143,7 @@ class RocksEngine(Engine, Committer):
             for view in self._views:
                 view.snapshot = None  # a transaction left behind must not keep the store open
             self._db.close()
+            self._watermark.close()
             os.close(self._owner)
 
     def commit(self, read_version: int, reads: Reads, writes: Writes) -> int:
@@ -246,9 +262,12 @@ class RocksEngine(Engine, Committer):
                     _put(batch, key, merged(None, point))
         for key, value in counters.items():
             _put(batch, key, value)
+        self._batch += 1
+        batch.put(BATCH_KEY, self._batch.to_bytes(8, "little"))
         self._db.write(batch)
         if any(commit.writes.durable for commit in group):
             self._sync()
+            self._watermark.rise(self._batch)
 
     def _sync(self) -> None:
         """Bring what was written to stable storage. Other threads run meanwhile."""
@@ -343,9 +362,9 @@ def _open(path: Path, cache_bytes: int) -> Rdict:
 def _options(cache_bytes: int) -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
-    # A record torn by a crash was never acknowledged and is dropped. Damage anywhere else in the
-    # log is an error: RocksDB's default would silently drop acknowledged commits behind it.
-    options.set_wal_recovery_mode(DBRecoveryMode.tolerate_corrupted_tail_records())
+    # Up to the first damage: a power cut may leave any sectors of what was not synced. Whether
+    # anything acknowledged was lost behind it, the watermark tells.
+    options.set_wal_recovery_mode(DBRecoveryMode.point_in_time())
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
     options.set_max_log_file_size(INFO_LOG_BYTES_MAX)
     options.set_keep_log_file_num(INFO_LOGS_MAX)
@@ -354,6 +373,25 @@ def _options(cache_bytes: int) -> Options:
     table.set_bloom_filter(10, False)  # every create asks for a name that is not there
     options.set_block_based_table_factory(table)
     return options
+
+
+def _check_complete(db: Rdict, path: Path) -> tuple[int, Watermark]:
+    """The number of the last batch, and the watermark; DISK if acknowledged batches are missing."""
+    found = int.from_bytes(db.get(BATCH_KEY) or b"", "little")
+    file = path / WATERMARK_FILE
+    try:
+        watermark = Watermark(file)
+    except OSError as error:
+        raise Fs3Error(Code.DISK, f"{file}: {error.strerror}") from error
+    if watermark.value > found:
+        watermark.close()
+        raise Fs3Error(
+            Code.DISK,
+            f"{path} has lost commits that were acknowledged: its log ends at batch {found}, and"
+            f" {watermark.value} was on stable storage. Bring its files back; to go on without"
+            f" what is lost, remove {file}",
+        )
+    return found, watermark
 
 
 def _check_format(db: Rdict, path: Path) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from threading import Lock, RLock
 
+from fs3.watermark import Watermark
+
 from .datafiles import DataFiles
 from .epochs import Epochs
 from .files import Records
@@ -20,7 +22,13 @@ class Flusher:
     """``lock`` is the store's; this class's own is taken before it."""
 
     def __init__(
-        self, lock: RLock, epochs: Epochs, data: DataFiles, records: Records, health: Health
+        self,
+        lock: RLock,
+        epochs: Epochs,
+        data: DataFiles,
+        records: Records,
+        health: Health,
+        watermark: Watermark,
     ) -> None:
         self._lock = lock
         self._one_at_a_time = Lock()
@@ -28,6 +36,7 @@ class Flusher:
         self._data = data
         self._records = records
         self._health = health
+        self._watermark = watermark
         self.changed = False  # since the last epoch ended
 
     def sync(self) -> None:
@@ -49,5 +58,6 @@ class Flusher:
             self._data.sync(dirty)
             self._records.write([(DURABLE_KEY, encode_epoch(ended))])
             self._records.sync()
+            self._watermark.rise(ended)
         with self._lock:
             self._epochs.made_durable(ended)

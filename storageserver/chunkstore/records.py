@@ -71,11 +71,13 @@ VERSION = struct.Struct("<QQQIIIIIB3x")
 _HEAD = struct.Struct("<BBBx")
 _TAG = struct.Struct("<QIQ")
 _CHANNEL = struct.Struct(f"<QQII{CHUNK_ID_BYTES}s")
+_CHANNEL_EPOCH = struct.Struct("<Q")
 _CHANNEL_KEY = struct.Struct(">cQI")
 _SEGMENT_KEY = struct.Struct(">cBIH")
 _PENDING, _REMOVED, _TAGGED = 1, 2, 4
 _NO_UNDO: tuple[Version, ...] = ()
 NO_VERSION = Version()
+EPOCH_MAX = (1 << 64) - 1
 
 
 def encode_epoch(epoch: int) -> bytes:
@@ -184,17 +186,23 @@ def decode_channel_key(key: bytes) -> tuple[int, int]:
     return client, channel
 
 
-def encode_channel(record: ChannelRecord) -> bytes:
-    """The value behind a channel's key."""
-    return _CHANNEL.pack(
-        record.sequence, record.version, record.length, record.checksum, record.chunk
-    )
+def encode_channel(record: ChannelRecord, epoch: int) -> bytes:
+    """The value behind a channel's key; ``epoch``: in which it is written."""
+    fields = record.sequence, record.version, record.length, record.checksum, record.chunk
+    return _CHANNEL.pack(*fields) + _CHANNEL_EPOCH.pack(epoch)
 
 
 def decode_channel(value: bytes) -> ChannelRecord:
     """The record in ``value``."""
-    sequence, version, length, checksum, chunk = _CHANNEL.unpack(value)
+    sequence, version, length, checksum, chunk = _CHANNEL.unpack_from(value)
     return ChannelRecord(sequence, ChunkId(chunk), ChunkVersion(version), length, checksum)
+
+
+def channel_epoch(value: bytes) -> int:
+    """The epoch in which it was written; of a value of before there were any, the last of all."""
+    if len(value) == _CHANNEL.size:
+        return EPOCH_MAX
+    return int(_CHANNEL_EPOCH.unpack_from(value, _CHANNEL.size)[0])
 
 
 # A row of the index: a version and, of a pending one, the number. Same layout as VERSION + "<Q".

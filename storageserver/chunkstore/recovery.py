@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import TypeAlias
 
 from fs3.core.chunks import ChannelRecord
 from fs3.core.types import ChunkId
 from fs3.errors import Code, Fs3Error
+from fs3.watermark import Watermark
 
 from .allocator import Allocator
 from .datafiles import DataFiles
@@ -23,6 +25,7 @@ from .records import (
     CHANNEL_PREFIX,
     CHUNK_PREFIX,
     DURABLE_KEY,
+    EPOCH_MAX,
     FORMAT,
     FORMAT_KEY,
     NO_CLASS,
@@ -30,6 +33,7 @@ from .records import (
     SEGMENT_PREFIX,
     ChunkRecord,
     Version,
+    channel_epoch,
     channel_key,
     chunk_key,
     decode_channel,
@@ -42,7 +46,11 @@ from .records import (
 )
 from .scanning import channel_record
 
+WATERMARK_FILE = "synced"
 _RECORDS = "records"
+Loaded: TypeAlias = dict[ChunkId, ChunkRecord]
+ChannelKey: TypeAlias = tuple[int, int]
+Channels: TypeAlias = dict[ChannelKey, ChannelRecord]
 _FORMAT_VALUE = f"fs3 chunk store {FORMAT}".encode()
 _VERIFY_BYTES = 1 << 20
 
@@ -66,6 +74,22 @@ def open_records(files: FileLayer, root: Path) -> Records:
     return records
 
 
+def check_watermark(records: Records, watermark: Watermark, file: Path) -> None:
+    """Fs3Error CORRUPT if the records are behind what was on stable storage once.
+
+    RocksDB notices a table or a manifest that is missing, but not that its log has lost its end.
+    """
+    durable = decode_epoch(records.get(DURABLE_KEY) or b"")
+    if durable < watermark.value:
+        raise Fs3Error(
+            Code.CORRUPT,
+            f"its records have lost their end: they know of syncs up to {durable}, and"
+            f" {watermark.value} had been done. A file of RocksDB's log is gone or damaged."
+            " Empty the directory to have it filled again; to use what is left as it is, remove"
+            f" {file}",
+        )
+
+
 def recover(
     boot_id: str,
     records: Records,
@@ -77,13 +101,15 @@ def recover(
     """Fill the index and the allocator, make all of it durable; the epoch that now is."""
     durable = decode_epoch(records.get(DURABLE_KEY) or b"")
     opened_by = records.get(OPEN_KEY)
-    loaded, channels = _load(records, data)
+    loaded, channels, channel_epochs = _load(records, data)
     epochs = [record.committed.epoch for record in loaded.values()]
     epochs += [record.pending.version.epoch for record in loaded.values() if record.pending]
+    epochs += [epoch for epoch in channel_epochs.values() if epoch != EPOCH_MAX]
     newest = max(epochs, default=durable)
     repairs: list[Operation] = []
     if opened_by and opened_by != boot_id.encode():
-        loaded, repairs = _fall_back(loaded, channels, durable, data, reader)
+        at_risk = {key for key, epoch in channel_epochs.items() if epoch > durable}
+        loaded, repairs = _fall_back(loaded, channels, at_risk, durable, data, reader)
     _fill(loaded, channels, data, index, allocator)
     if opened_by:  # not closed cleanly: nobody knows what was synced
         data.sync(data.all_classes())
@@ -94,11 +120,11 @@ def recover(
     return newest
 
 
-def _load(
-    records: Records, data: DataFiles
-) -> tuple[dict[ChunkId, ChunkRecord], dict[tuple[int, int], ChannelRecord]]:
-    loaded: dict[ChunkId, ChunkRecord] = {}
-    channels: dict[tuple[int, int], ChannelRecord] = {}
+def _load(records: Records, data: DataFiles) -> tuple[Loaded, Channels, dict[ChannelKey, int]]:
+    """Chunks, channels, and the epochs in which the channels' records were written."""
+    loaded: Loaded = {}
+    channels: Channels = {}
+    epochs: dict[ChannelKey, int] = {}
     for key, value in records.items(b""):
         kind = key[:1]
         try:
@@ -109,19 +135,24 @@ def _load(
                 data.load_segment(*decode_segment_key(key), value)
             elif kind == CHANNEL_PREFIX:
                 channels[decode_channel_key(key)] = decode_channel(value)
+                epochs[decode_channel_key(key)] = channel_epoch(value)
         except (struct.error, ValueError, IndexError) as error:
             raise Fs3Error(Code.CORRUPT, f"the record of key {key.hex()}: {error}") from error
-    return loaded, channels
+    return loaded, channels, epochs
 
 
 def _fall_back(
-    loaded: dict[ChunkId, ChunkRecord],
-    channels: dict[tuple[int, int], ChannelRecord],
+    loaded: Loaded,
+    channels: Channels,
+    at_risk: set[ChannelKey],
     durable: int,
     data: DataFiles,
     reader: Reader,
-) -> tuple[dict[ChunkId, ChunkRecord], list[Operation]]:
-    """Each chunk's newest version that is whole; the records to write where it is not the last."""
+) -> tuple[Loaded, list[Operation]]:
+    """Each chunk's newest version that is whole; the records to write where it is not the last.
+
+    ``at_risk``: channels whose record was not on stable storage.
+    """
     scratch = memoryview(bytearray(_VERIFY_BYTES))
 
     def whole(version: Version) -> bool:
@@ -147,8 +178,10 @@ def _fall_back(
         kept[chunk] = ChunkRecord(committed, pending, ())
         if kept[chunk][:2] != record[:2]:
             repairs.append((chunk_key(chunk), encode_chunk(committed, pending)))
-    # An update that is undone must not look done to the client that asks for it again.
-    for key, channel in list(channels.items()):
+    # An update that is undone must not look done to the client that asks for it again; one that
+    # was on stable storage was done, whatever became of a later chunk of the same name.
+    for key in at_risk:
+        channel = channels[key]
         if channel.version > numbers.get(channel.chunk, channel.version):
             del channels[key]
             repairs.append((channel_key(*key), None))
@@ -160,8 +193,8 @@ def _in_file(version: Version, data: DataFiles) -> bool:
 
 
 def _fill(
-    loaded: dict[ChunkId, ChunkRecord],
-    channels: dict[tuple[int, int], ChannelRecord],
+    loaded: Loaded,
+    channels: Channels,
     data: DataFiles,
     index: Index,
     allocator: Allocator,

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from fs3.core.chunks import ChannelRecord, ChunkMeta, UpdateKind
 from fs3.core.types import ChunkId, ChunkVersion
 from fs3.errors import Code, Fs3Error
+from fs3.watermark import Watermark
 
 from .allocator import Allocator, Readers
 from .consistency import check_store
@@ -63,7 +64,7 @@ from .records import (
     encode_channel,
     encode_chunk,
 )
-from .recovery import open_records, recover
+from .recovery import WATERMARK_FILE, check_watermark, open_records, recover
 from .scanning import channel_record, last_chunk, scan_channels, scan_chunks, verify_chunks
 from .staging import Stager
 
@@ -94,13 +95,20 @@ class DiskChunkStore:
             self._reader = Reader(
                 self._index, self._data, self._readers, self._try_drain, self._health.fail
             )
+            watermark = Watermark(root / WATERMARK_FILE, files)
+            opened.callback(watermark.close)
+            check_watermark(self._records, watermark, root / WATERMARK_FILE)
             boot_id = files.boot_id()
             durable = recover(
                 boot_id, self._records, self._data, self._index, self._allocator, self._reader
             )
+            watermark.rise(durable)
             opened.pop_all()
         self._epochs = Epochs(self._allocator, durable)
-        self._flusher = Flusher(self._lock, self._epochs, self._data, self._records, self._health)
+        self._watermark = watermark
+        self._flusher = Flusher(
+            self._lock, self._epochs, self._data, self._records, self._health, watermark
+        )
 
     # -- what the core asks ------------------------------------------------------------------------
 
@@ -317,7 +325,7 @@ class DiskChunkStore:
         channels = self._index.channels
         channels.pop(key, None)  # to the end of the order
         channels[key] = record
-        operations.append((channel_key(*key), encode_channel(record)))
+        operations.append((channel_key(*key), encode_channel(record, self._epochs.current)))
         if len(channels) > self._settings.channels_max:
             oldest = next(iter(channels))
             del channels[oldest]
@@ -447,6 +455,7 @@ class DiskChunkStore:
                     self._records.sync()
         finally:
             self._data.close()
+            self._watermark.close()
             self._records.close()
 
     # -- helpers -----------------------------------------------------------------------------------

@@ -17,7 +17,13 @@ from rocksdict import Options, Rdict
 from fs3.errors import Code, Fs3Error
 from fs3.metaserver.kv.interface import counter_bytes, counter_value
 from fs3.metaserver.kv.optimistic import Reads, Writes
-from fs3.metaserver.kv.rocksdb import FORMAT, FORMAT_KEY, RocksEngine, _Commit
+from fs3.metaserver.kv.rocksdb import (
+    FORMAT,
+    FORMAT_KEY,
+    WATERMARK_FILE,
+    RocksEngine,
+    _Commit,
+)
 
 
 class SlowDisk(RocksEngine):
@@ -254,10 +260,13 @@ def test_foreign_rocksdb_is_refused(tmp_path):
 
 
 def crash_image(tmp_path: Path) -> tuple[Path, Path]:
-    """A store of five commits, of 1,000 bytes each, as a crash would leave it; and its log."""
+    """Five commits of 1,000 bytes, the last not synced, as a crash leaves them; and the log."""
     with RocksEngine(tmp_path / "kv") as engine:
-        for i in range(5):
+        for i in range(4):
             commit(engine, b"%d" % i, b"%d" % i * 1000)
+        txn = engine.transaction()
+        txn.set(b"4", b"4" * 1000)
+        txn.commit(durable=False)
         shutil.copytree(tmp_path / "kv", tmp_path / "image")
     (log,) = [path for path in (tmp_path / "image").glob("*.log") if path.stat().st_size > 1000]
     return tmp_path / "image", log
@@ -275,14 +284,42 @@ def test_commit_torn_by_a_crash_is_dropped_and_the_ones_before_it_stay(tmp_path)
         ]
 
 
-def test_damage_in_the_middle_of_the_log_is_refused_rather_than_losing_what_follows(tmp_path):
+def test_a_tear_that_is_not_the_end_of_what_was_not_synced_is_dropped_too(tmp_path):
     image, log = crash_image(tmp_path)
+    data = bytearray(log.read_bytes())
+    start = data.index(b"4" * 1000)
+    data[start - 24 : start + 100] = bytes(124)  # a sector that did not get there; later ones did
+    log.write_bytes(data + b"\x07" * 3000)
+    with RocksEngine(image) as engine:
+        assert [key for key, _ in engine.transaction().range(b"", b"\xff")] == [
+            b"0",
+            b"1",
+            b"2",
+            b"3",
+        ]
+
+
+def damage(log: Path) -> None:
     data = bytearray(log.read_bytes())
     data[data.index(b"1" * 1000) + 500] ^= 0xFF
     log.write_bytes(data)
-    with pytest.raises(Fs3Error, match="cannot be opened") as caught:
-        RocksEngine(image)
-    assert caught.value.code is Code.DISK
+
+
+def cut(log: Path) -> None:
+    os.truncate(log, log.read_bytes().index(b"3" * 1000) + 10)
+
+
+@pytest.mark.parametrize("harm", [damage, cut, Path.unlink])
+def test_a_log_that_lost_what_was_acknowledged_is_refused(tmp_path, harm):
+    image, log = crash_image(tmp_path)
+    harm(log)
+    for _ in range(2):  # the refusal changes nothing, and gives the directory back
+        with pytest.raises(Fs3Error, match="has lost commits") as caught:
+            RocksEngine(image)
+        assert caught.value.code is Code.DISK
+    (image / WATERMARK_FILE).unlink()  # the operator wants what is left
+    with RocksEngine(image) as engine:
+        commit(engine, b"more")
 
 
 COMMITTER = """

@@ -422,4 +422,4 @@ def test_records_are_those_of_the_worked_example_in_the_formats_page(store, mach
     assert records.current[b"s" + bytes(7)] == bytes.fromhex("11eb0071" + "00" * 12)
     channel = records.current[b"h" + (7).to_bytes(8, "big") + bytes(4)]
     fields = "0100000000000000 0100000000000000 204e0000 39f6596a"
-    assert channel == bytes.fromhex(fields) + chunk_id(1, 0)
+    assert channel == bytes.fromhex(fields) + chunk_id(1, 0) + bytes.fromhex("0100000000000000")
