@@ -44,11 +44,13 @@ from .transfers import (
     advance,
     now_ms,
 )
+from .written_versions import WrittenVersions
 
 __all__ = ["DataClient", "Items", "Views", "chunk_items", "cut", "items_of"]
 
 CHANNEL_TIMEOUT_S = 30.0
 _IDLE_LINKS_MAX = 8  # kept for the next transfers in the background
+_VERSIONED = (UpdateKind.WRITE, UpdateKind.EXTEND)  # of files
 _NO_VERSIONS: Codes = np.zeros(0, np.uint32)
 
 
@@ -101,6 +103,7 @@ class DataClient:
         self._channels = UpdateChannels()
         self._turns = itertools.count()
         self.transports: Sequence[Transport] = TRANSPORTS  # of connections made from now on
+        self.written = WrittenVersions()
         self.after_fork()
 
     @property
@@ -111,6 +114,7 @@ class DataClient:
     def after_fork(self) -> None:
         """In the child, before anything else: a new client id, none of the parent's connections."""
         self._channels.reset()
+        self.written = WrittenVersions()
         self._local = threading.local()
         self._idle_links: list[Links] = []
         self._closed = False
@@ -264,7 +268,8 @@ class DataClient:
         try:
             updates["channel"], updates["sequence"] = channels, sequences
             flags = dataplane.WRITE_FLAG_SYNC if sync else 0
-            writes = Writes(updates, datas, self._channels.client, flags)
+            written = self.written if kind in _VERSIONED else None
+            writes = Writes(updates, datas, self._channels.client, flags, written)
             return self._transfer(Operation.WRITE, items, writes, links, give)
         except BaseException:
             give()

@@ -147,6 +147,8 @@ class OpenInode:
             if own_change and inode.version == self.known_version + 1:
                 self.known_version = inode.version
             old = self._inode
+            if inode.truncate_version > old.truncate_version:
+                self._data.written.forget(inode.inode)
             if (inode.version, inode.ctime_ns) >= (old.version, old.ctime_ns):
                 if inode.version != old.version:
                     self.generation += 1
@@ -281,6 +283,7 @@ class OpenInode:
             self._behind.send_all(sync=True)
             self.tell(session)  # first: syncing what is left may fail by itself
             self._sync_sent()
+            self._check_kept()
             self.settle()
             self.tell(session)
 
@@ -291,6 +294,19 @@ class OpenInode:
             inode = self._inode
             self._data.sync_chunks(chunk_items(inode.layout, inode.inode, indices, zeros, zeros))
             self._unsynced.clear()
+
+    def _check_kept(self) -> None:
+        """Fs3Error DISK if a power cut took back what was written here, told once."""
+        inode = self._inode.inode
+        if not self._data.written.take_lost(inode):
+            return
+        if self._metadata.getattr(inode).truncate_version > self._inode.truncate_version:
+            return  # somebody else has cut the file: those chunks may have gone for that reason
+        raise Fs3Error(
+            Code.DISK,
+            f"inode {inode}: its storageservers lost power, and with it some of what was written"
+            " since the last fsync",
+        )
 
     def settle(self) -> None:
         """Send what is gathered, and tell the metaserver how far was written.

@@ -27,6 +27,7 @@ from fs3.routing import Routing
 
 from .links import Links, Request
 from .routing import RoutingCache
+from .written_versions import WrittenVersions
 
 Items = NDArray[Any]  # of dataplane.READ_ITEM
 Views = Sequence[memoryview]
@@ -149,9 +150,22 @@ class Reads:
 class Writes:
     method = dataplane.WRITE_BATCH
 
-    def __init__(self, items: NDArray[Any], datas: Views, client: int, flags: int) -> None:
+    def __init__(
+        self,
+        items: NDArray[Any],
+        datas: Views,
+        client: int,
+        flags: int,
+        written: WrittenVersions | None = None,
+    ) -> None:
+        """``written``: is told which versions the updates made."""
         self._items = items
         self._datas = datas
+        self._sync = bool(flags & dataplane.WRITE_FLAG_SYNC)
+        self._written = written
+        if written is not None:
+            self._chunks: list[bytes] = items["chunk"].tolist()
+            self._known = written.known(self._chunks)
         self._prefix = np.array([(client, flags, 0)], dataplane.WRITE_PREFIX).tobytes()
         self.suspects = b""
         self.details: dict[int, str] = {}
@@ -169,6 +183,9 @@ class Writes:
         results, details = dataplane.decode_results(head, dataplane.WRITE_RESULT, len(send.items))
         for position, text in details.items():
             self.details[int(send.items[position])] = text
+        if self._written is not None:
+            chunks = [self._chunks[item] for item in send.items.tolist()]
+            self._written.note(chunks, self._known[send.items], results, sync=self._sync)
         codes: Codes = results["code"]
         return codes
 
