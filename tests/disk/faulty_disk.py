@@ -45,6 +45,7 @@ class Disk:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
+                start_new_session=True,  # Ctrl-C is for the test, which then ends it
             )
         assert self._server.stdout is not None
         ready = self._server.stdout.readline()
