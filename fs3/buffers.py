@@ -81,7 +81,8 @@ class BufferPool:
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
-        self.lock = threading.Lock()
+        # Reentrant: the collector may run anywhere, and release buffers of what it finds.
+        self.lock = threading.RLock()
         self._idle: dict[int, list[_Memory]] = {}  # size class -> unused memory, newest last
         self._mapped_bytes = 0
         self._idle_bytes = 0
@@ -102,11 +103,26 @@ class BufferPool:
             raise Fs3Error(
                 Code.TOO_LARGE, f"a buffer of {length_bytes} bytes; at most {limit} are allowed"
             )
+        memory = self._take_idle(size, length_bytes)
+        if memory is None:
+            try:
+                mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except OSError as error:
+                with self.lock:
+                    self._mapped_bytes -= size
+                raise Fs3Error(
+                    Code.BUSY, f"no buffer of {length_bytes} bytes: {error.strerror}"
+                ) from error
+            memory = _Memory(mapping, memoryview(mapping))
+        return PooledBuffer(self, memory, length_bytes)
+
+    def _take_idle(self, size: int, length_bytes: int) -> _Memory | None:
+        """Unused memory; None: ``size`` more bytes may be mapped, and are counted already."""
         with self.lock:
             idle = self._idle.get(size)
             if idle:
                 self._idle_bytes -= size
-                return PooledBuffer(self, idle.pop(), length_bytes)
+                return idle.pop()
             if self._mapped_bytes + size > self.bytes_max:
                 self._unmap_idle(self._mapped_bytes + size - self.bytes_max)
             if self._mapped_bytes + size > self.bytes_max:
@@ -116,15 +132,7 @@ class BufferPool:
                     f" {self.bytes_max} bytes are in use",
                 )
             self._mapped_bytes += size
-        try:
-            mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        except OSError as error:
-            with self.lock:
-                self._mapped_bytes -= size
-            raise Fs3Error(
-                Code.BUSY, f"no buffer of {length_bytes} bytes: {error.strerror}"
-            ) from error
-        return PooledBuffer(self, _Memory(mapping, memoryview(mapping)), length_bytes)
+            return None
 
     def give_back(self, memory: _Memory) -> None:
         """For PooledBuffer, which holds the lock."""

@@ -203,9 +203,11 @@ class LocateJob(_Batch):
         self,
         items: Sequence[dataplane.ReadItem],
         pool: BufferPool,
-        reply: Callable[[bytes, Sequence[Payload]], None],
+        reply: Callable[[NDArray[Any], bytes, Sequence[Payload]], None],
     ) -> None:
-        super().__init__(len(items), reply)
+        """``reply`` is told of each item in which file it lies, and must not refer to the job."""
+        super().__init__(len(items), lambda head, payloads: None)
+        self._reply_located = reply
         self.results = np.zeros(len(items), dataplane.LOCATE_RESULT)
         self.results["file"] = dataplane.FILE_NONE
         self.items = items
@@ -256,7 +258,8 @@ class LocateJob(_Batch):
         self.done(1)
 
     def _send(self) -> None:
-        self._reply(dataplane.encode_results(self.results, self._details), self._payload())
+        head = dataplane.encode_results(self.results, self._details)
+        self._reply_located(self.results["file"], head, self._payload())
 
     def _payload(self) -> Sequence[Payload]:
         lengths = self.results["length"]

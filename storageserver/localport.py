@@ -17,6 +17,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.buffers import BufferPool
@@ -132,8 +133,8 @@ class LocalPort:
         if self._grants.room(connection):
             grant = self._grants.give(connection, holds, self._clock.monotonic_ms())
 
-        def reply(head: bytes, payloads: Sequence[Payload]) -> None:
-            self._reply(connection, request, grant, job, head, payloads)
+        def reply(files: NDArray[np.uint32], head: bytes, payloads: Sequence[Payload]) -> None:
+            self._reply(connection, request, grant, files, head, payloads)
 
         job = LocateJob(items, self._pool, reply)
         self._data.locate(
@@ -155,14 +156,13 @@ class LocalPort:
         connection: Connection,
         request: Request,
         grant: int,
-        job: LocateJob,
+        files: NDArray[np.uint32],
         head: bytes,
         payloads: Sequence[Payload],
     ) -> None:
         """Places and bytes, and the descriptors that the peer needs for them and does not have."""
         if connection.closed:
             return
-        files = job.results["file"]
         used = np.unique(files[files != dataplane.FILE_NONE]).tolist()
         passed = self._passed[connection]
         new = [number for number in used if number not in passed]

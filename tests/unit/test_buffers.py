@@ -1,5 +1,6 @@
 """Pooled buffers: aligned, reused, bounded, and released exactly as often as taken."""
 
+import gc
 import mmap
 import threading
 
@@ -103,4 +104,35 @@ def test_references_are_counted_right_from_many_threads():
         thread.join()
     assert pool.used_bytes == BUFFER_BYTES_MIN
     buffer.release()
+    assert pool.used_bytes == 0
+
+
+class _Collecting(dict):
+    """The collector runs whenever something is looked up in it."""
+
+    def get(self, *arguments):
+        gc.collect()
+        return super().get(*arguments)
+
+
+def test_a_buffer_that_the_collector_releases_while_another_is_taken_hangs_nobody():
+    pool = BufferPool(MIB)
+    pool._idle = _Collecting()
+
+    class Owner:
+        def __init__(self):
+            self.buffer = pool.take(5000)
+            self.me = self  # only the collector ends it
+
+        def __del__(self):
+            self.buffer.release()
+
+    def take():
+        Owner()
+        pool.take(5000).release()
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
     assert pool.used_bytes == 0

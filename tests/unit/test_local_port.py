@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import socket
@@ -543,3 +544,17 @@ def test_a_socket_with_a_name_replaces_a_dead_one_and_is_removed(cluster, tmp_pa
 def test_what_nobody_listens_to_is_unreachable_at_once():
     with pytest.raises(Fs3Error, match="UNREACHABLE"):
         LocalConnection("unix:@fs3-nobody-listens-here", CLUSTER, lambda number, head: [])
+
+
+def test_what_was_asked_for_is_let_go_without_the_collector(cluster, port, reader, monkeypatch):
+    cluster.write(0, PATTERN[:60_000])
+    monkeypatch.setattr(port.port._grants, "room", lambda _: False)  # so it holds a buffer
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            reader.read((0, 0, 60_000))
+        while cluster.call(lambda: cluster.nodes[0].pool.used_bytes):
+            pass
+    finally:
+        gc.enable()
