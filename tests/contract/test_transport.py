@@ -376,20 +376,21 @@ def test_a_reply_that_does_not_fit_its_place_kills_the_connection_not_the_memory
     assert (error.code, client.connection.dead) == (Code.PROTOCOL, True)
 
 
-def test_both_ends_notice_a_peer_that_vanished_without_a_word(server):
+def test_both_ends_of_a_tcp_connection_notice_a_peer_that_vanished_without_a_word():
     """Keep-alive probes: one end is asked here, the other is the accepted socket."""
-    client = Client(server)
-    client.send(ECHO, b"", [PATTERN[:10]], [10])
-    client.finish()
-    (accepted,) = server.frames.connections
-    for end in (client.connection, accepted):
-        for level, option in (
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
-            (socket.IPPROTO_TCP, socket.TCP_NODELAY),
-        ):
-            assert end._socket.getsockopt(level, option)
-        idle_s = end._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-        assert idle_s <= 10
+    with Server() as server:
+        client = Client(server)
+        client.send(ECHO, b"", [PATTERN[:10]], [10])
+        client.finish()
+        (accepted,) = server.frames.connections
+        for end in (client.connection, accepted):
+            for level, option in (
+                (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY),
+            ):
+                assert end._socket.getsockopt(level, option)
+            idle_s = end._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            assert idle_s <= 10
 
 
 def test_hosts_by_name_and_ipv6_are_reached():
