@@ -226,7 +226,7 @@ class ioring:
         handle = _handles.get(fd)
         if handle is None:
             raise _not_registered(fd)
-        self._ring.check(handle, off, len(self._prepared) + 1)
+        self._ring.check(handle, off, len(iov), len(self._prepared) + 1)
         iov.userdata = userdata
         iov.result = None
         self._prepared.append((iov, handle, off))

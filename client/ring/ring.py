@@ -90,16 +90,16 @@ class Ring:
 
         Fs3Error BUSY if the ring is full, ACCESS if the file is not open for it, INVALID.
         """
-        self.check(handle, offset)
+        self.check(handle, offset, iov.size)
         self._singles.append((handle, offset, userdata))
         self._views.append(iov.memory)
 
-    def check(self, handle: int, offset: int, count: int = 1) -> None:
+    def check(self, handle: int, offset: int, length: int, count: int = 1) -> None:
         """Raise what :meth:`prep_io` would, if so many were prepared."""
         self._check_room(count)
         self._file(handle)
-        if not 0 <= offset <= FILE_BYTES_MAX:
-            raise _bad_offset(offset)
+        if not 0 <= offset <= FILE_BYTES_MAX - length:
+            raise _bad_range(offset, length)
 
     def prep_many(
         self,
@@ -118,8 +118,10 @@ class Ring:
         if not len(handle):
             return
         self._check_room(len(handle))
-        if offset.min() < 0 or offset.max() > FILE_BYTES_MAX:
-            raise _bad_offset(int(offset.min() if offset.min() < 0 else offset.max()))
+        outside = (offset < 0) | (offset > FILE_BYTES_MAX - length)
+        if outside.any():
+            first = int(np.flatnonzero(outside)[0])
+            raise _bad_range(int(offset[first]), int(length[first]))
         outside = (place < 0) | (length < 0) | (place + length > iov.size)
         if outside.any():
             first = int(np.flatnonzero(outside)[0])
@@ -330,5 +332,8 @@ def _columns(*values: ArrayLike) -> list[NDArray[np.int64]]:
     return [array if array.ndim else np.full(shape, array) for array in arrays]
 
 
-def _bad_offset(offset: int) -> Fs3Error:
-    return Fs3Error(Code.INVALID, f"offset {offset}: 0 to {FILE_BYTES_MAX} are allowed")
+def _bad_range(offset: int, length: int) -> Fs3Error:
+    return Fs3Error(
+        Code.INVALID,
+        f"{length} bytes at offset {offset}: files have bytes 0 to {FILE_BYTES_MAX} at most",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 
 import pytest
 from fake_cluster import CHUNK_BYTES, CLUSTER, fake_cluster
@@ -61,6 +62,16 @@ def test_a_mount_tells_its_cluster_and_does_not_let_it_be_changed(mount):
     assert told["addresses"] == list(mount.fs._context.addresses) != []
     with pytest.raises(PermissionError):
         mount.fs.setxattr(ROOT_INODE, MOUNT_ATTRIBUTE, b"x", XattrFlags.NONE)
+
+
+def test_ioctls_are_as_documented():
+    assert (ATTACH, WROTE, DETACH) == (0x9000F301, 0xD000F302, 0xF303)
+    told = Attached(1, 2, 3, b"{}").encode()
+    assert len(told) == 4096
+    assert told.startswith(struct.pack("=QQQI4x", 1, 2, 3, 2) + b"{}")
+    wrote = Wrote(1, 2, 3, [(4, 5), (6, 7)]).encode()
+    assert len(wrote) == 4096
+    assert wrote.startswith(struct.pack("=QQQI4xQQQQ", 1, 2, 3, 2, 4, 5, 6, 7))
 
 
 def test_unknown_commands_are_nobodys(mount):

@@ -338,6 +338,7 @@ def test_nonsense_is_refused_with_what_is_allowed(cluster):
     with ring_of("read") as ring:
         for refused in (
             lambda: ring.prep_io(opened.handle, -1, iov),
+            lambda: ring.prep_io(opened.handle, (1 << 50) - 9, iov),
             lambda: ring.prep_many(opened.handle, [0, 1 << 60], 1, iov, 0),
             lambda: ring.prep_many(opened.handle, [0], 11, iov, 0),
             lambda: ring.prep_many(opened.handle, [0], 1, iov, -1),
