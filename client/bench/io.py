@@ -23,10 +23,12 @@ from fs3.client.links import TRANSPORTS
 from fs3.errors import Code, Fs3Error
 
 from . import io_cells, limits
+from .bare_rdma import bare_rdma
 from .empty_mount import empty_mount
 from .io_cells import READ_FILE, WRITE_FILE, Cell, Contender, Entrant, Room
 
 FRONTS = ("native", "batch", "ring", "fuse")
+_LIMITS = {"tcp": "bare tcp", "local": "bare file", "rdma": "bare rdma"}
 _GB = 1e9
 
 
@@ -97,6 +99,11 @@ def run(place: Place, plan: Plan, progress: Callable[[Line], None]) -> Report:
         ]
         client = stack.enter_context(place.connect())
         folder = stack.enter_context(_files(client, place.scratch, plan))
+        if "rdma" in plan.transports:
+            try:
+                contenders.append(stack.enter_context(bare_rdma(rooms, copies, max(plan.depths))))
+            except Fs3Error as error:
+                report.notes.append(f"bare rdma: {error.detail}")
         contenders += _native(place, plan, folder, report, stack)
         if "fuse" in plan.fronts:
             contenders += _mounted(place, folder, report, stack)
@@ -159,7 +166,7 @@ def _native(
             report.notes.append(f"{name}: does not lead to node {far[0]} from here")
             continue
         client.context.data.transports = (transport,)  # alone: nothing takes its place unseen
-        limit = "bare file" if name == "local" else "bare tcp"
+        limit = _LIMITS[name]
         made = io_cells.fronts_of(client, folder, name, limit)
         found += [contender for contender in made if contender.name in plan.fronts]
     return found

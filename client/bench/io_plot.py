@@ -16,6 +16,7 @@ _LIMITS = {
     "bare tcp": "#8f99a3",
     "bare file": "#a78f6d",
     "empty fuse": "#c9a3b4",
+    "bare rdma": "#b7a1d6",
 }
 _FRONTS = {"native": "#1b6ca8", "batch": "#0f9d76", "ring": "#d1495b", "fuse": "#8a4fbf"}
 _DASHES = {"": "", "tcp": "", "local": "6 3", "rdma": "2 3"}
