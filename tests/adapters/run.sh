@@ -4,9 +4,9 @@
 #   bash tests/adapters/run.sh            all of them
 #   bash tests/adapters/run.sh data -k x  one; what follows goes to pytest
 #
-# A folder beside this file is one environment: requirements.txt says what is in it besides fs3, and
-# its test_*.py run there. Environments are kept in .venv-adapters and made anew when a requirement
-# of theirs or of fs3 changes.
+# A folder beside this file is one environment: requirements.txt says what is in it besides fs3,
+# without-dependencies.txt what is installed alone, and its test_*.py run there. Environments are
+# kept in .venv-adapters and made anew when a requirement of theirs or of fs3 changes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=tests/setup.sh
@@ -14,7 +14,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 prepare() { # name
     local folder=.venv-adapters/$1 requirements=tests/adapters/$1/requirements.txt wanted python
-    wanted="$(cat pyproject.toml "$requirements" | sha256sum | cut -d' ' -f1) $PWD"
+    local alone=tests/adapters/$1/without-dependencies.txt
+    [ -e "$alone" ] || alone=/dev/null
+    wanted="$(cat pyproject.toml "$requirements" "$alone" | sha256sum | cut -d' ' -f1) $PWD"
     grep -qxF "$wanted" "$folder/installed" 2>/dev/null && return 0
     say "making $folder"
     python=$(find_python)
@@ -22,7 +24,9 @@ prepare() { # name
     "$python" -m venv "$folder"
     # What pip says is of interest only when it fails.
     if ! "$folder/bin/python" -m pip install --disable-pip-version-check \
-        -e . pytest pytest-timeout -r "$requirements" >"$folder/pip.log" 2>&1; then
+        -e . pytest pytest-timeout -r "$requirements" >"$folder/pip.log" 2>&1 ||
+        ! "$folder/bin/python" -m pip install --disable-pip-version-check \
+            --no-deps -r "$alone" >>"$folder/pip.log" 2>&1; then
         tail -n 20 "$folder/pip.log" >&2
         return 1
     fi
