@@ -28,7 +28,12 @@ from .empty_mount import empty_mount
 from .io_cells import READ_FILE, WRITE_FILE, Cell, Contender, Entrant, Room
 
 FRONTS = ("native", "batch", "ring", "fuse")
-_LIMITS = {"tcp": "bare tcp", "local": "bare file", "rdma": "bare rdma"}
+# What reads and writes are compared with. What is written goes down the chain by TCP even locally.
+_LIMITS = {
+    "tcp": ("bare tcp", "bare tcp"),
+    "local": ("bare file", "bare tcp"),
+    "rdma": ("bare rdma", "bare rdma"),
+}
 _GB = 1e9
 
 
@@ -95,7 +100,7 @@ def run(place: Place, plan: Plan, progress: Callable[[Line], None]) -> Report:
         contenders = [
             io_cells.memcpy(copies),
             io_cells.bare_tcp(peer),
-            io_cells.bare_file("bare file", lambda cell: str(place.scratch / cell.file), 0),
+            io_cells.bare_file("bare file", lambda cell: str(place.scratch / cell.file)),
         ]
         client = stack.enter_context(place.connect())
         folder = stack.enter_context(_files(client, place.scratch, plan))
@@ -166,8 +171,7 @@ def _native(
             report.notes.append(f"{name}: does not lead to node {far[0]} from here")
             continue
         client.context.data.transports = (transport,)  # alone: nothing takes its place unseen
-        limit = _LIMITS[name]
-        made = io_cells.fronts_of(client, folder, name, limit)
+        made = io_cells.fronts_of(client, folder, name, _LIMITS[name])
         found += [contender for contender in made if contender.name in plan.fronts]
     return found
 
@@ -233,7 +237,7 @@ def _measure(
     rates = {c.label: statistics.median(t.rates) for c, t in zip(taking_part, tallies, strict=True)}
     lines = []
     for contender, tally in zip(taking_part, tallies, strict=True):
-        rate = rates[contender.label]
+        rate, limit = rates[contender.label], contender.limit_in(cell)
         line = Line(
             operation=cell.operation,
             size=cell.size,
@@ -243,8 +247,8 @@ def _measure(
             gb_per_s=rate * cell.size / _GB,
             ios_per_s=rate,
             p50_us=statistics.median(tally.latencies) * 1e6,
-            limit=contender.limit,
-            ratio=rate / rates[contender.limit] if contender.limit else 0.0,
+            limit=limit,
+            ratio=rate / rates[limit] if limit else 0.0,
         )
         lines.append(line)
         progress(line)

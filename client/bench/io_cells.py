@@ -75,11 +75,11 @@ class Entrant(NamedTuple):
 
 
 class Contender(NamedTuple):
-    """``limit`` names the limit that a front is compared with; a limit has none."""
+    """``limits`` names what a front's reads and writes are compared with; a limit has none."""
 
     name: str
     enter: Callable[[Room], AbstractContextManager[Entrant]]
-    limit: str = ""
+    limits: tuple[str, str] = ("", "")
     transport: str = ""
     depth_max: int = 1 << 16
 
@@ -87,6 +87,10 @@ class Contender(NamedTuple):
     def label(self) -> str:
         """As tables show it."""
         return f"{self.name} {self.transport}".strip()
+
+    def limit_in(self, cell: Cell) -> str:
+        """What it is compared with there."""
+        return self.limits[0 if cell.reads else 1]
 
 
 # -- limits ----------------------------------------------------------------------------------------
@@ -125,7 +129,9 @@ def bare_tcp(peer: BareTcp) -> Contender:
     return Contender("bare tcp", enter)
 
 
-def bare_file(name: str, path_of: Callable[[Cell], str], flags: int, limit: str = "") -> Contender:
+def bare_file(
+    name: str, path_of: Callable[[Cell], str], flags: int = 0, limit: str = ""
+) -> Contender:
     """preadv and pwritev, by as many threads as the depth; also on a mount, with O_DIRECT."""
 
     @contextmanager
@@ -160,13 +166,15 @@ def bare_file(name: str, path_of: Callable[[Cell], str], flags: int, limit: str 
         finally:
             os.close(fd)
 
-    return Contender(name, enter, limit)
+    return Contender(name, enter, (limit, limit))
 
 
 # -- fronts ----------------------------------------------------------------------------------------
 
 
-def one_at_a_time(client: Client, folder: str, transport: str, limit: str) -> Contender:
+def one_at_a_time(
+    client: Client, folder: str, transport: str, limits: tuple[str, str]
+) -> Contender:
     """``readinto_at`` and ``pwrite`` of an open file."""
 
     @contextmanager
@@ -180,10 +188,10 @@ def one_at_a_time(client: Client, folder: str, transport: str, limit: str) -> Co
 
             yield Entrant(step, file.flush)
 
-    return Contender("native", enter, limit, transport, depth_max=1)
+    return Contender("native", enter, limits, transport, depth_max=1)
 
 
-def batch(client: Client, folder: str, transport: str, limit: str) -> Contender:
+def batch(client: Client, folder: str, transport: str, limits: tuple[str, str]) -> Contender:
     """``read_batch`` and ``write_batch`` of as many as the depth."""
 
     @contextmanager
@@ -197,10 +205,10 @@ def batch(client: Client, folder: str, transport: str, limit: str) -> Contender:
 
             yield Entrant(step, file.flush)
 
-    return Contender("batch", enter, limit, transport)
+    return Contender("batch", enter, limits, transport)
 
 
-def ring(client: Client, folder: str, transport: str, limit: str) -> Contender:
+def ring(client: Client, folder: str, transport: str, limits: tuple[str, str]) -> Contender:
     """A ring that is kept full: half of it is waited for, and started anew."""
 
     @contextmanager
@@ -241,7 +249,7 @@ def ring(client: Client, folder: str, transport: str, limit: str) -> Contender:
             finally:
                 deregister_fd(handle)
 
-    return Contender("ring", enter, limit, transport)
+    return Contender("ring", enter, limits, transport)
 
 
 def _check(results: NDArray[np.int64], size: int) -> None:
@@ -249,6 +257,8 @@ def _check(results: NDArray[np.int64], size: int) -> None:
         raise OSError(f"an I/O of {size} bytes gave {int(results.min())}")
 
 
-def fronts_of(client: Client, folder: str, transport: str, limit: str) -> Sequence[Contender]:
+def fronts_of(
+    client: Client, folder: str, transport: str, limits: tuple[str, str]
+) -> Sequence[Contender]:
     """The ways into a native client."""
-    return [make(client, folder, transport, limit) for make in (one_at_a_time, batch, ring)]
+    return [make(client, folder, transport, limits) for make in (one_at_a_time, batch, ring)]

@@ -129,14 +129,15 @@ def _columns(line: Line) -> Sequence[str]:
         f"{line.gb_per_s:.3f}",
         f"{line.ios_per_s:,.0f}",
         f"{line.p50_us:,.0f}",
-        f"{line.ratio:.2f} x {line.limit}" if line.limit else "",
+        f"{line.ratio:.2f}" if line.limit else "",
+        line.limit,
     )
 
 
 def _show(report: Report, title: str) -> None:
     table = new_table(title)
-    for column in ("", "size", "depth", "who", "GB/s", "I/Os/s", "p50 us", "of its limit"):
-        table.add_column(column, justify="left" if column in ("", "who") else "right")
+    for column in ("", "size", "depth", "who", "GB/s", "I/Os/s", "p50 us", "of", "limit"):
+        table.add_column(column, justify="left" if column in ("", "who", "limit") else "right")
     before = None
     for line in report.lines:
         cell = (line.operation, line.size, line.depth)
