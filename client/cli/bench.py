@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from .bench_io import io
+from .bench_loader import loader
 
 _HELP = """How fast a cluster is, beside what bounds it, measured in the same run.
 
@@ -13,6 +14,7 @@ Example:  fs3 bench io --own
 """
 commands = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 commands.command()(io)
+commands.command()(loader)
 
 
 def register(app: typer.Typer) -> None:

@@ -133,7 +133,7 @@ class Records:
             raise Fs3Error(Code.INVALID, "files of opaque records and of samples, in one set")
         self.kind = kinds.pop()
         self.window = window
-        self._verify = not self._storage.checks_bytes if verify is None else verify
+        self.verifies = not self._storage.checks_bytes if verify is None else verify
         counts = [max(len(file) - window + 1, 0) for file in self.files]
         self._firsts = np.cumsum([0, *counts])  # number of each file's first, and of all
 
@@ -164,7 +164,7 @@ class Records:
             for file, offset, view in zip(of_file, offsets.tolist(), views, strict=True)
         ]
         self._storage.read(ranges)
-        if self._verify:
+        if self.verifies:
             for file, number, view in zip(of_file, within.tolist(), views, strict=True):
                 self._check(file, number, view)
         return views

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "cluster"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "docs"))
 
 from running_cluster import RunningCluster
 
