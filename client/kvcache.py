@@ -48,7 +48,8 @@ __all__ = ["AsyncKVCache", "KVCache"]
 DEADLINE_S = 2.0
 PIN_S = 60
 _SIZE_HINT = 64 << 10
-_ATTEMPTS = 2
+_ATTEMPTS_ALONE = 2  # at a value with one replica, once more after looking who has it
+_ATTEMPTS = 12  # where others may take over; with their pauses that is about three seconds
 _T = TypeVar("_T")
 _log = get_logger(__name__)
 
@@ -301,7 +302,7 @@ class KVCache:
         limits = Limits(
             deadline_ms=self._deadline_ms,
             request_ms=max(1, self._deadline_ms // replicas),
-            attempts_max=_ATTEMPTS + replicas - 1,
+            attempts_max=_ATTEMPTS if replicas > 1 else _ATTEMPTS_ALONE,
         )
         try:
             return self._data.run(job, limits)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import typer
 
 from .bench_io import io
+from .bench_kv import kv
 from .bench_loader import loader
 
 _HELP = """How fast a cluster is, beside what bounds it, measured in the same run.
 
 \b
-Example:  fs3 bench io --own
+Examples:
+  fs3 bench io --own
+  fs3 bench kv --beside redis
 """
 commands = typer.Typer(help=_HELP, no_args_is_help=True, rich_markup_mode=None)
 commands.command()(io)
 commands.command()(loader)
+commands.command()(kv)
 
 
 def register(app: typer.Typer) -> None:
