@@ -22,7 +22,7 @@ from fs3 import dataplane
 from fs3.checksum import crc32c
 from fs3.core import kv
 from fs3.core.request import Batch, Codes, Limits, Operation, Send
-from fs3.core.types import NodeId
+from fs3.core.types import ChainId, NodeId
 from fs3.errors import Code
 from fs3.routing import Routing
 
@@ -36,6 +36,7 @@ _REFRESH_WAIT_S = 0.25  # a call waits so long for newer routing, at most
 _REFRESH_PAUSE_S = 0.25  # between refreshes that bring nothing
 _SHUN_S = 1.0  # a node that did not answer in time is not asked for so long ...
 _SHUN_S_MAX = 8.0  # ... and twice as long the next time, up to this
+_ONE = np.zeros(1, np.int64)
 
 
 class Job(Protocol):
@@ -254,6 +255,8 @@ class KvData:
 
     def run(self, job: Job, limits: Limits) -> Codes:
         """Execute one batch; the result of each item, OK or NO_CHUNK if it was answered."""
+        if len(job.items) == 1 and (codes := self._try_one(job, limits)) is not None:
+            return codes
         now_ms = _now_ms()
         deadline_ms = now_ms + limits.deadline_ms
         batch = Batch(
@@ -280,6 +283,39 @@ class KvData:
                 links.forget(request)
                 self._account(request.send, -1)
         return batch.codes
+
+    def _try_one(self, job: Job, limits: Limits) -> Codes | None:
+        """A single item is asked for without the machinery that many need.
+
+        None if that was not enough, for whatever reason: then it is done anew, with patience.
+        """
+        routing = self._routing.get()
+        chain = routing.chains.get(ChainId(int(job.items["chain"][0])))
+        serving = chain.serving if chain is not None else ()
+        if chain is None or not serving:
+            return None
+        reads = job.operation is Operation.READ
+        turn = next(self._turns) % len(serving) if reads else 0
+        node = routing.nodes.get(serving[turn].node)
+        if node is None or node.node in self._shunned:
+            return None
+        versions = np.array([chain.version], np.uint32)
+        send = Send(0, node.node, _ONE, versions, int(job.payload[0]))
+        links = self._links()
+        head, body = job.request(send)
+        request = links.send(node, job.method, head, body, send, lambda head: job.place(send, head))
+        if request is None:
+            return None
+        until_ms = _now_ms() + min(limits.request_ms, limits.deadline_ms)
+        while (left_ms := until_ms - _now_ms()) > 0:
+            if request in links.wait(left_ms / 1000):
+                codes = job.results(send, request.reply) if request.reply is not None else None
+                answered = codes is not None and codes[0] in (Code.OK, Code.NO_CHUNK)
+                return codes if answered else None
+        self._shun(node.node)
+        links.cut(request)
+        links.forget(request)
+        return None
 
     def _send(
         self,

@@ -69,6 +69,11 @@ def slots_and_chains(
     namespace: KvNamespace, keys: Sequence[bytes]
 ) -> tuple[NDArray[Any], NDArray[np.uint32]]:
     """The chunk ids (dtype V24) and chains of ``keys``."""
+    if len(keys) == 1:
+        digest = digests(keys)
+        chunk = namespace.namespace.to_bytes(8, "big") + digest
+        place = int.from_bytes(digest[:8], "big") % len(namespace.chains)
+        return np.frombuffer(chunk, "V24"), np.array(namespace.chains[place : place + 1], np.uint32)
     raw = np.frombuffer(digests(keys), np.uint8).reshape(len(keys), DIGEST_BYTES)
     chunks = np.empty((len(keys), 8 + DIGEST_BYTES), np.uint8)
     chunks[:, :8] = np.frombuffer(namespace.namespace.to_bytes(8, "big"), np.uint8)
