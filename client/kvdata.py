@@ -309,9 +309,10 @@ class KvData:
         until_ms = _now_ms() + min(limits.request_ms, limits.deadline_ms)
         while (left_ms := until_ms - _now_ms()) > 0:
             if request in links.wait(left_ms / 1000):
-                codes = job.results(send, request.reply) if request.reply is not None else None
-                answered = codes is not None and codes[0] in (Code.OK, Code.NO_CHUNK)
-                return codes if answered else None
+                if request.reply is None:
+                    return None
+                codes = job.results(send, request.reply, verified=request.verified)
+                return codes if codes[0] in (Code.OK, Code.NO_CHUNK) else None
         self._shun(node.node)
         links.cut(request)
         links.forget(request)
