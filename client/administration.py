@@ -44,6 +44,7 @@ class TargetStatus:
     chunks: int
     sync_done_chunks: int
     sync_total_chunks: int
+    resync_bytes_per_s: int  # at most so much it sends to a target that syncs; 0: unlimited
     problem: str  # why it is offline; empty if it is not
 
 
@@ -275,6 +276,12 @@ class Administration:
         )
         return _scrub_status(stub.set_scrub(request).states[0])
 
+    def set_resync(self, routing: Routing, target: TargetId, bytes_per_s: int) -> int:
+        """How fast ``target`` brings others up to date, until its storageserver's next start."""
+        stub = self._stub((routing.address_of(target),), _STORAGE)
+        request = storage_pb2.SetResyncRequest(targets=[target], bytes_per_s=bytes_per_s)
+        return int(stub.set_resync(request).states[0].bytes_per_s)
+
     def _scan_page(
         self, routing: Routing, target: TargetId, after: bytes, limit: int
     ) -> tuple[list[ChunkState], bool]:
@@ -338,5 +345,6 @@ def _target_status(
         chunks=report.chunks,
         sync_done_chunks=report.sync_done_chunks,
         sync_total_chunks=report.sync_total_chunks,
+        resync_bytes_per_s=report.resync_bytes_per_s,
         problem=report.problem,
     )

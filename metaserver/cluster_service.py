@@ -176,6 +176,7 @@ def _decode_report(message: pb.TargetReport) -> Report:
         problem=message.problem,
         sync_done_chunks=message.sync_done_chunks,
         sync_total_chunks=message.sync_total_chunks,
+        resync_bytes_per_s=message.resync_bytes_per_s,
     )
 
 
@@ -191,4 +192,5 @@ def _encode_report(report: Report) -> pb.TargetReport:
         problem=report.problem,
         sync_done_chunks=report.sync_done_chunks,
         sync_total_chunks=report.sync_total_chunks,
+        resync_bytes_per_s=report.resync_bytes_per_s,
     )

@@ -41,6 +41,7 @@ class Report:
     problem: str = ""  # why it is OFFLINE, if not by plan
     sync_done_chunks: int = 0
     sync_total_chunks: int = 0
+    resync_bytes_per_s: int = 0
 
 
 class Members:

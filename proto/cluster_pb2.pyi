@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TargetReport(_message.Message):
-    __slots__ = ("target", "local_state", "chain_version", "capacity_bytes", "used_bytes", "free_bytes", "chunks", "problem", "sync_done_chunks", "sync_total_chunks")
+    __slots__ = ("target", "local_state", "chain_version", "capacity_bytes", "used_bytes", "free_bytes", "chunks", "problem", "sync_done_chunks", "sync_total_chunks", "resync_bytes_per_s")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     LOCAL_STATE_FIELD_NUMBER: _ClassVar[int]
     CHAIN_VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -19,6 +19,7 @@ class TargetReport(_message.Message):
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     SYNC_DONE_CHUNKS_FIELD_NUMBER: _ClassVar[int]
     SYNC_TOTAL_CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    RESYNC_BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
     target: int
     local_state: int
     chain_version: int
@@ -29,7 +30,8 @@ class TargetReport(_message.Message):
     problem: str
     sync_done_chunks: int
     sync_total_chunks: int
-    def __init__(self, target: _Optional[int] = ..., local_state: _Optional[int] = ..., chain_version: _Optional[int] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., chunks: _Optional[int] = ..., problem: _Optional[str] = ..., sync_done_chunks: _Optional[int] = ..., sync_total_chunks: _Optional[int] = ...) -> None: ...
+    resync_bytes_per_s: int
+    def __init__(self, target: _Optional[int] = ..., local_state: _Optional[int] = ..., chain_version: _Optional[int] = ..., capacity_bytes: _Optional[int] = ..., used_bytes: _Optional[int] = ..., free_bytes: _Optional[int] = ..., chunks: _Optional[int] = ..., problem: _Optional[str] = ..., sync_done_chunks: _Optional[int] = ..., sync_total_chunks: _Optional[int] = ..., resync_bytes_per_s: _Optional[int] = ...) -> None: ...
 
 class Node(_message.Message):
     __slots__ = ("node", "host", "data_address", "control_address", "incarnation", "alive", "rdma", "local")

@@ -195,6 +195,30 @@ class ScrubReply(_message.Message):
     states: _containers.RepeatedCompositeFieldContainer[ScrubState]
     def __init__(self, states: _Optional[_Iterable[_Union[ScrubState, _Mapping]]] = ...) -> None: ...
 
+class SetResyncRequest(_message.Message):
+    __slots__ = ("header", "targets", "bytes_per_s")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    header: _common_pb2.RequestHeader
+    targets: _containers.RepeatedScalarFieldContainer[int]
+    bytes_per_s: int
+    def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., targets: _Optional[_Iterable[int]] = ..., bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class ResyncState(_message.Message):
+    __slots__ = ("target", "bytes_per_s")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    BYTES_PER_S_FIELD_NUMBER: _ClassVar[int]
+    target: int
+    bytes_per_s: int
+    def __init__(self, target: _Optional[int] = ..., bytes_per_s: _Optional[int] = ...) -> None: ...
+
+class ResyncReply(_message.Message):
+    __slots__ = ("states",)
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedCompositeFieldContainer[ResyncState]
+    def __init__(self, states: _Optional[_Iterable[_Union[ResyncState, _Mapping]]] = ...) -> None: ...
+
 class GetKvStatsRequest(_message.Message):
     __slots__ = ("header", "namespace")
     HEADER_FIELD_NUMBER: _ClassVar[int]

@@ -236,6 +236,7 @@ class StorageServer:
                     problem=report.problem,
                     sync_done_chunks=report.sync_done,
                     sync_total_chunks=report.sync_total,
+                    resync_bytes_per_s=report.resync_bytes_per_s,
                 )
             )
         return made

@@ -234,6 +234,21 @@ class StorageControl:
                 scrubber.begin()
         return self._scrub_reply(chosen)
 
+    def set_resync(self, request: pb.SetResyncRequest) -> pb.ResyncReply:
+        """Change how fast targets bring others up to date."""
+        chosen = self._chosen(request.targets)
+
+        def change() -> pb.ResyncReply:
+            for target in chosen:
+                target.set_resync_rate(request.bytes_per_s)
+            states = [
+                pb.ResyncState(target=t.target, bytes_per_s=t.report.resync_bytes_per_s)
+                for t in chosen
+            ]
+            return pb.ResyncReply(states=states)
+
+        return self._call(change)
+
     def _chosen(self, numbers: Sequence[int]) -> list[Target]:
         if not numbers:
             return [t for t in self._targets.values() if not t.store.failed]

@@ -43,3 +43,4 @@ class Report:
     problem: str
     sync_done: int
     sync_total: int
+    resync_bytes_per_s: int  # at most so much to a target that is brought up to date; 0: any

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fs3.buffers import BufferPool
 from fs3.checksum import crc32c
@@ -114,7 +115,14 @@ class Target:
             problem=self.problem or self._tenancy.complaint or self.repairs.complaint,
             sync_done=done,
             sync_total=total,
+            resync_bytes_per_s=self._limits.resync_bytes_per_s,
         )
+
+    def set_resync_rate(self, bytes_per_s: int) -> None:
+        """How fast others are brought up to date from here, also under way; 0: unlimited."""
+        self._limits = replace(self._limits, resync_bytes_per_s=bytes_per_s)
+        if self.core is not None:
+            self.core.set_resync_rate(bytes_per_s)
 
     def on_chain(self, chain: Chain | None) -> None:
         """The chain as routing shows it; None: the target is in none."""

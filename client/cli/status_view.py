@@ -71,6 +71,7 @@ def _targets(status: ClusterStatus) -> Table:
     for name in ("used", "of", "chunks"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("remarks")
+    rates = _resync_rates(status)
     for target in status.targets:
         table.add_row(
             str(target.target),
@@ -81,7 +82,7 @@ def _targets(status: ClusterStatus) -> Table:
             human_bytes(target.used_bytes),
             human_bytes(target.capacity_bytes),
             f"{target.chunks:,}",
-            _remarks(target),
+            _remarks(target, rates.get(target.chain, 0)),
         )
     return table
 
@@ -90,12 +91,20 @@ def _state(state: PublicState | None) -> Text:
     return Text("-") if state is None else Text(state.name, _COLOURS[state])
 
 
-def _remarks(target: TargetStatus) -> Text:
+def _resync_rates(status: ClusterStatus) -> dict[int, int]:
+    """By chain: how fast its last serving target may bring the next one up to date."""
+    rates = {target.target: target.resync_bytes_per_s for target in status.targets}
+    return {int(c.chain): rates.get(c.serving[-1].target, 0) for c in status.chains if c.serving}
+
+
+def _remarks(target: TargetStatus, bytes_per_s: int) -> Text:
     if target.problem:
         return Text(target.problem, "red")
-    if target.public_state is PublicState.SYNCING and target.sync_total_chunks:
+    if target.public_state is PublicState.SYNCING:
         done, total = target.sync_done_chunks, target.sync_total_chunks
-        return Text(f"synced {done:,} of {total:,} chunks ({done / total:.0%})", "cyan")
+        what = f"synced {done:,} of {total:,} chunks ({done / total:.0%})" if total else "syncing"
+        limit = f", at most {human_bytes(bytes_per_s)}/s" if bytes_per_s else ""
+        return Text(what + limit, "cyan")
     return Text("")
 
 

@@ -33,6 +33,7 @@ class Feeder:
         self._table = table
         self._lanes = lanes
         self._limits = limits
+        self.rate_bytes_per_s = limits.resync_bytes_per_s  # may be changed at any time
         self._passed_before = [
             lane.operation
             for lane in lanes.values()
@@ -55,7 +56,7 @@ class Feeder:
             return [], []
         messages = self.resync.messages(self._route, self._table, now_ms)
         copies: list[Operation] = []
-        rate = self._limits.resync_bytes_per_s
+        rate = self.rate_bytes_per_s
         while (chunk := self.resync.next_chunk(now_ms, rate)) is not None:
             lane = self._lanes.setdefault(chunk, Lane())
             if lane.operation is not None:

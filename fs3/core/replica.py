@@ -28,6 +28,7 @@ A replica is built when its target is SERVING or SYNCING and discarded when it n
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from fs3.core import messages as m
@@ -121,6 +122,12 @@ class Replica(Updates):
     def stop(self) -> list[Effect]:
         """Discard this core, for the shell's own reasons: whoever waits is refused."""
         return [] if self._discarded else self._discard()
+
+    def set_resync_rate(self, bytes_per_s: int) -> None:
+        """Bring a successor up to date no faster than this from now on; 0: as fast as it goes."""
+        self.limits = replace(self.limits, resync_bytes_per_s=bytes_per_s)
+        if self._feeder is not None:
+            self._feeder.rate_bytes_per_s = bytes_per_s
 
     def step(self, event: Event, now_ms: int) -> list[Effect]:
         """What ``event`` leads to. Never raises for what a peer or a client may do."""
