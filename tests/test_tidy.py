@@ -117,6 +117,12 @@ def test_file_names_say_something() -> None:
     assert found == []
 
 
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    # pytest imports them by these alone.
+    names = [p.name for p in tracked("tests/*.py") if p.name.startswith("test_")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_every_module_says_what_it_is() -> None:
     found = [
         str(path.relative_to(ROOT))

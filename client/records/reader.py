@@ -44,6 +44,7 @@ class RecordFile:
     def __init__(self, storage: Storage, path: str) -> None:
         self.path = path
         self._storage = storage
+        storage.hold(path)
         self.size = storage.size(path)
         if self.size < HEADER_BYTES + FOOTER_BYTES:
             raise Fs3Error(Code.INVALID, f"{path}: {self.size} bytes are too few for records")

@@ -15,9 +15,11 @@ from fs3.errors import Code, Fs3Error
 
 if TYPE_CHECKING:
     from fs3.client.api import Client
+    from fs3.client.batch import ReadRequest
+    from fs3.client.file import File
 
 Range: TypeAlias = "tuple[str, int, memoryview]"  # path, offset, where the bytes go
-_OPEN_MAX = 256  # local files that are kept open
+_OPEN_MAX = 256  # files that are kept open
 
 
 class Storage(Protocol):
@@ -34,6 +36,9 @@ class Storage(Protocol):
 
     def read(self, ranges: Sequence[Range]) -> None:
         """Fill every buffer; Fs3Error CORRUPT if a file ends before."""
+
+    def hold(self, path: str) -> None:
+        """This file will be read many times: keep what makes that cheap."""
 
     def files(self, folder: str) -> list[tuple[str, int]]:
         """All files below a directory and their sizes, in the order of their paths."""
@@ -63,13 +68,15 @@ def locate(
 
 
 class Fs3Storage:
-    """A cluster."""
+    """A cluster. A held file is opened when it is read first: then no metaserver is asked."""
 
     checks_bytes = True
 
     def __init__(self, address: Address = None, cluster_id: str | None = None) -> None:
         self._address = address
         self._cluster_id = cluster_id
+        self._held: dict[str, File | None] = {}
+        self._opener: Client | None = None  # of the files that are held
 
     @property
     def key(self) -> object:
@@ -82,10 +89,36 @@ class Fs3Storage:
 
     def read(self, ranges: Sequence[Range]) -> None:
         """See :class:`Storage`: a few requests per storageserver."""
-        got = self._client().read_batch(ranges)
+        client = self._client()
+        if self._held:
+            requests: list[ReadRequest] = [
+                (self._held_file(client, path) or path, offset, buffer)
+                for path, offset, buffer in ranges
+            ]
+        else:
+            requests = list(ranges)
+        got = client.read_batch(requests)
         for (path, offset, buffer), view in zip(ranges, got, strict=True):
             if len(view) != len(buffer):
                 raise _cut_off(path, offset, len(buffer), len(view))
+
+    def hold(self, path: str) -> None:
+        """See :class:`Storage`."""
+        if len(self._held) < _OPEN_MAX:
+            self._held[path] = None
+
+    def _held_file(self, client: Client, path: str) -> File | None:
+        """Open, unless it is none that is held."""
+        if client is not self._opener:  # after unpickling, too
+            self._opener = client
+            self._held = dict.fromkeys(self._held)
+        file = self._held.get(path)
+        if file is None and path in self._held:
+            file = self._held[path] = client.open_file(path)
+        return file
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_held": dict.fromkeys(self._held), "_opener": None}
 
     def files(self, folder: str) -> list[tuple[str, int]]:
         """See :class:`Storage`."""
@@ -143,6 +176,9 @@ class LocalStorage:
                 got += more
             if got < len(buffer):
                 raise _cut_off(path, offset, len(buffer), got)
+
+    def hold(self, path: str) -> None:
+        """See :class:`Storage`: any file that was read is kept open."""
 
     def _descriptor(self, path: str) -> int:
         descriptor = self._opened.get(path)

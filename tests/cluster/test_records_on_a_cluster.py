@@ -61,6 +61,28 @@ def test_batch_is_one_call_of_the_client(cluster, written, monkeypatch):
     assert calls == [100]
 
 
+def test_reading_asks_no_metaserver_once_files_are_open(cluster, written, monkeypatch):
+    records = Records("fs3:///set", address=cluster.dir)
+    records.read([0, 199])
+    storage, _ = locate("fs3:///set", cluster.dir)
+
+    def refuse(paths):
+        assert paths == []
+        return []
+
+    monkeypatch.setattr(storage._client().context.metadata, "resolve_many", refuse)
+    assert [bytes(r) for r in records.read(range(200))] == written
+    copy = pickle.loads(pickle.dumps(records))  # opens its own
+    assert [bytes(r) for r in copy.read([7, 160])] == [written[7], written[160]]
+
+
+def test_records_are_read_with_a_new_client_when_theirs_was_closed(cluster, written):
+    records = Records("fs3:///set", address=cluster.dir)
+    records.read([1])
+    close_shared_clients()
+    assert bytes(records.read([150])[0]) == written[150]
+
+
 def test_reads_go_on_when_a_storageserver_is_killed(cluster, written):
     records = Records("fs3:///set", address=cluster.dir, verify=True)
     rng = random.Random(7)
