@@ -1,7 +1,7 @@
 """Reading records: any number of them, of any number of files, in one batch.
 
 Opening reads 128 bytes and no index: a million records open at once. The index (4 or 8 bytes per
-record) is read whole when it is needed first, and is not pickled; forked workers share it.
+record) is read whole when it is needed first, and is not pickled.
 """
 
 from __future__ import annotations
