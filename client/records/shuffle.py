@@ -28,7 +28,7 @@ _MIX_A, _MIX_B = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
 
 
 class Permutation:
-    """A pseudo-random order of ``range(length)``; some 300 ns per number, asked for by thousands."""
+    """A pseudo-random order of ``range(length)``; some 300 ns per number, asked by thousands."""
 
     def __init__(self, length: int, seed: int, epoch: int) -> None:
         if length < 0:
