@@ -15,6 +15,8 @@ how it ended. Rules:
 * A read whose answer is late is asked of another replica too, if :class:`fs3.core.pace.Pace` allows
   it; the first good answer counts, and the other request is cancelled (:attr:`Batch.cancelled`).
 * A write is the same update in every try: its tag does not change, so it is applied once.
+* A request that stays without an answer makes the shell look for newer routing, again and again:
+  if its node serves the chain no more, it is lost. A machine without power does not say so.
 * Nothing is tried beyond the deadline: what is left fails with the last reason it was given.
 """
 
@@ -58,6 +60,7 @@ class Limits:
     spread_bytes: int = 256 << 10  # fewer bytes of one chain are read from one replica
     deadline_ms: int = 30_000  # from the start of the batch
     request_ms: int = 8_000  # without an answer for so long, a request is lost
+    look_ms: int = 1_000  # so often is looked whether who does not answer still serves
     avoid_ms: int = 1_000  # a node that lost a request is read from last, for so long
     pause_min_ms: int = 10
     pause_max_ms: int = 500
@@ -78,7 +81,9 @@ class _Flight(NamedTuple):
     send: Send
     expires_ms: int
     late_ms: float  # when a second node may be asked; infinite: never (again)
+    look_ms: int  # when to look for newer routing
     twin: int = -1  # the other request for the same items
+    seen: Mapping[ChainId, Chain] | None = None  # the routing when it was looked; None: not yet
 
 
 class Batch:
@@ -138,7 +143,9 @@ class Batch:
         """When to call :meth:`sends` (and :meth:`overdue`) again, if nothing happens before."""
         wake = self._deadline_ms
         for flight in self._flights.values():
-            wake = min(wake, flight.expires_ms)
+            if flight.seen is not None and flight.seen is not self._known:
+                return now_ms
+            wake = min(wake, flight.expires_ms, flight.look_ms)
             if flight.late_ms < wake:
                 wake = max(math.ceil(flight.late_ms), now_ms)
         if self._open > self._sent:
@@ -150,7 +157,26 @@ class Batch:
     def overdue(self, now_ms: int) -> list[int]:
         """Requests to give up: break their connections, then say :meth:`lost`."""
         late = now_ms >= self._deadline_ms
-        return [n for n, f in self._flights.items() if late or now_ms >= f.expires_ms]
+        given_up = []
+        for number, flight in self._flights.items():
+            news = flight.seen is not None and flight.seen is not self._known
+            if late or now_ms >= flight.expires_ms or (news and self._in_vain(flight.send)):
+                given_up.append(number)
+            elif news or now_ms >= flight.look_ms:
+                look_ms = flight.look_ms
+                if now_ms >= look_ms:
+                    self.refresh, look_ms = True, now_ms + self._limits.look_ms
+                self._flights[number] = flight._replace(look_ms=look_ms, seen=self._known)
+        return given_up
+
+    def _in_vain(self, send: Send) -> bool:
+        """Is there an item for which the node that was asked is not the one to ask any more?"""
+        for number in np.unique(self._chains[send.items]).tolist():
+            chain = self._known.get(ChainId(number))
+            serving = [replica.node for replica in chain.serving] if chain is not None else []
+            if send.node not in (serving if self._reads else serving[:1]):
+                return True
+        return False
 
     # -- what to send ----------------------------------------------------------------------------
 
@@ -158,6 +184,7 @@ class Batch:
         self, chains: Mapping[ChainId, Chain], load: Mapping[NodeId, int], now_ms: int
     ) -> list[Send]:
         """The requests to send now. ``load``: bytes outstanding per node, of all batches."""
+        self._known = chains
         if self._open == self._sent:
             return []
         if now_ms >= self._deadline_ms:
@@ -169,7 +196,6 @@ class Batch:
         nodes = np.zeros(len(due), np.int64)  # 0: nobody to ask yet
         versions = np.zeros(len(due), np.uint32)
         planned = dict(load)
-        self._known = chains
         for number, where in groups(self._chains[due]):
             chain = chains.get(ChainId(number))
             if chain is not None:
@@ -275,7 +301,9 @@ class Batch:
         late_ms = math.inf
         if self._reads and self._pace is not None:
             late_ms = now_ms + max(self._pace.late_ms(size), self._limits.late_ms_min)
-        self._flights[send.number] = _Flight(send, now_ms + self._limits.request_ms, late_ms)
+        self._flights[send.number] = _Flight(
+            send, now_ms + self._limits.request_ms, late_ms, now_ms + self._limits.look_ms
+        )
         return send
 
     def adopt(

@@ -10,7 +10,6 @@ supervises the daemons: the test starts, kills, stops and restarts them.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -65,9 +64,9 @@ class NetworkedCluster:
         targets_per_node: int = 2,
         clients: int = 3,
         metaserver_settings: Extra | None = None,
-        disks: Mapping[int, int] | None = None,
+        disks: Mapping[str, Path] | None = None,
     ) -> None:
-        """``disks``: nodes whose targets share a file system of so many bytes of their own."""
+        """``disks``: where the targets of a node are, if not in its directory."""
         self.files = ClusterDirectory.at(directory)
         self.nodes = tuple(f"node-{n}" for n in range(1, nodes + 1))
         self.daemons = ("metaserver", *self.nodes)
@@ -131,22 +130,15 @@ class NetworkedCluster:
         (self.files.metaserver / "config.toml").write_text(text)
         for node in specification.nodes:
             directory = self.files.node(node.node)
-            disk = directory / "disk"
-            disk.mkdir(parents=True)
-            if node.node in self._disks:
-                size = f"size={self._disks[node.node]}"
-                _run("mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk))
-                self._opened.callback(_run, "umount", "--lazy", str(disk))
+            disk = self._disks.get(f"node-{node.node}", directory)
+            directory.mkdir(parents=True)
             for target in node.targets:
                 (disk / f"target-{target}").mkdir()
-                (directory / f"target-{target}").symlink_to(disk / f"target-{target}")
+                if disk != directory:
+                    (directory / f"target-{target}").symlink_to(disk / f"target-{target}")
             text = storageserver_config(self.files, specification, node, 1 << 30, STORAGESERVER)
             (directory / "config.toml").write_text(text)
         self.files.write(specification)
-
-    def disk_of(self, node: str) -> Path:
-        """Where the targets of a node are."""
-        return self.files.root / node / "disk"
 
     # -- daemons ----------------------------------------------------------------------------------
 
@@ -284,10 +276,13 @@ class NetworkedCluster:
             print(f"--- {log}", *lines, sep="\n")
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, timeout=60)
+def wait_until_out(cluster: NetworkedCluster, node: str) -> None:
+    """Until the manager has taken every target of a node out of its chains."""
+    number = int(node.removeprefix("node-"))
 
+    def complaint() -> str | None:
+        chains = cluster.status().chains
+        serves = [c.chain for c in chains for r in c.serving if r.node == number]
+        return f"node {number} still serves chains {serves}" if serves else None
 
-def free_bytes(directory: Path) -> int:
-    """What the file system of ``directory`` has left."""
-    return shutil.disk_usage(directory).free
+    wait_for(complaint)

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from .networked_cluster import NetworkedCluster, wait_for
+from .networked_cluster import NetworkedCluster, wait_for, wait_until_out
 from .work import Work
 
 pytestmark = [
@@ -17,18 +17,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse"),
 ]
-
-
-def wait_until_out(cluster: NetworkedCluster, node: str) -> None:
-    """Until the manager has taken every target of a node out of its chains."""
-    number = int(node.removeprefix("node-"))
-
-    def complaint() -> str | None:
-        chains = cluster.status().chains
-        serves = [c.chain for c in chains for r in c.serving if r.node == number]
-        return f"node {number} still serves chains {serves}" if serves else None
-
-    wait_for(complaint)
 
 
 def wait_until_changed(cluster: NetworkedCluster, version: int) -> None:

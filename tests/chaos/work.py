@@ -65,10 +65,10 @@ class Work:
         """Operations on registers that failed, or of which nothing was heard."""
         return self.registers.counts[1]
 
-    def progress(self, operations: int) -> None:
-        """Return when so many more operations on registers, and some files, went well."""
+    def progress(self, operations: int, *, files: bool = True) -> None:
+        """Return when so many more operations on registers, and ``files``, went well."""
         goal = self.registers.counts[0] + operations
-        files = [len(keeper.present) + len(keeper.gone) for keeper in self._bookkeepers]
+        made = [len(keeper.present) + len(keeper.gone) for keeper in self._bookkeepers]
 
         def complaint() -> str | None:
             for running in self._running:
@@ -78,8 +78,8 @@ class Work:
             if done < goal:
                 return f"{done} operations on registers went well, not {goal}"
             now = [len(keeper.present) + len(keeper.gone) for keeper in self._bookkeepers]
-            still = [a for a, b in zip(files, now, strict=True) if b <= a]
-            return "a bookkeeper makes no files" if still else None
+            still = [a for a, b in zip(made, now, strict=True) if b <= a]
+            return "a bookkeeper makes no files" if still and files else None
 
         wait_for(complaint)
 

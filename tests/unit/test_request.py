@@ -216,6 +216,46 @@ def test_a_write_whose_outcome_is_never_known_ends_as_maybe_applied():
     assert write.codes.tolist() == [Code.MAYBE_APPLIED]
 
 
+def test_who_does_not_answer_and_serves_no_more_is_not_waited_for():
+    limits = Limits(deadline_ms=10_000, request_ms=8_000, look_ms=1_000)
+    for operation in Operation:
+        one = batch(operation, [1, 2], limits=limits)
+        before = table(chain(1, 7), chain(2, 7))
+        (send,) = one.sends(before, {}, 0)
+        assert one.wake_ms(0) == 1_000
+        assert one.overdue(999) == []
+        assert not one.refresh
+        assert one.overdue(1_000) == []
+        assert one.refresh
+        one.refresh = False
+        assert one.sends(before, {}, 1_000) == []  # nothing newer is known: look again later
+        assert one.wake_ms(1_000) == 2_000
+        assert one.overdue(2_000) == []
+        one.refresh = False
+        after = table(chain(1, 8, version=2), chain(2, 7))
+        assert one.sends(after, {}, 2_000) == []
+        assert one.wake_ms(2_000) == 2_000
+        assert one.overdue(2_000) == [send.number]
+        one.lost(send.number, 2_000)
+        again = one.sends(after, {}, 2_000)
+        assert {s.node: s.items.tolist() for s in again} == {7: [1], 8: [0]}
+
+
+def test_a_chain_that_changed_without_losing_who_was_asked_is_waited_for():
+    limits = Limits(deadline_ms=10_000, request_ms=8_000, look_ms=1_000)
+    one = batch(Operation.READ, [1], limits=limits)
+    one.sends(table(chain(1, 7)), {}, 0)
+    assert one.overdue(1_000) == []
+    one.sends(table(chain(1, 8, 7, version=2)), {}, 1_000)
+    assert one.overdue(1_000) == []
+    assert one.wake_ms(1_000) == 2_000
+    write = batch(Operation.WRITE, [1], limits=limits)  # node 7 is the head no more
+    (send,) = write.sends(table(chain(1, 7)), {}, 0)
+    assert write.overdue(1_000) == []
+    write.sends(table(chain(1, 8, 7, version=2)), {}, 1_000)
+    assert write.overdue(1_000) == [send.number]
+
+
 def test_a_request_without_answer_is_overdue_and_at_the_deadline_all_are():
     read = batch(Operation.READ, [1])
     (send,) = read.sends(table(chain(1, 7)), {}, 0)
