@@ -14,20 +14,19 @@ that it starts there stay there. (``ip netns exec`` would hide mounts as well.)
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from . import keep
+from .keeper import Keeper
+
 _RUN = Path("/run/netns")
-_CLONE_NEWNET = 0x40000000
 _NOBODY = "02:00:00:00:00:00"
 _numbers = itertools.count()
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def why_not() -> str | None:
@@ -42,26 +41,27 @@ def why_not() -> str | None:
 class Network:
     """Places that can reach each other until they are told not to. Use as a context manager."""
 
-    def __init__(self, places: Sequence[str]) -> None:
+    def __init__(self, places: Sequence[str], keeper: Keeper) -> None:
+        self._keeper = keeper
         self._prefix = f"fs3-{os.getpid()}-{next(_numbers)}"
         self.places = tuple(places)
         self._cuts: set[tuple[str, str]] = set()
         self._unplugged: set[str] = set()
 
     def __enter__(self) -> Network:
-        _remove_orphans()
+        self._remove_orphans()
         switch = self._name("switch")
         try:
             lines = [f"netns add {self._name(place)}" for place in (*self.places, "switch")]
-            _ip(lines)
-            _ip(["link add br0 type bridge", "link set br0 up"], switch)
+            self._ip(lines)
+            self._ip(["link add br0 type bridge", "link set br0 up"], switch)
             for number, place in enumerate(self.places, 1):
                 peer = f"peer name {place} netns {switch}"
-                _ip([f"link add eth0 netns {self._name(place)} type veth {peer}"])
-                _ip([f"link set {place} master br0", f"link set {place} up"], switch)
+                self._ip([f"link add eth0 netns {self._name(place)} type veth {peer}"])
+                self._ip([f"link set {place} master br0", f"link set {place} up"], switch)
                 address = f"addr add {self.address(place)}/24 dev eth0"
                 up = ["link set lo up", "link set eth0 up"]
-                _ip(
+                self._ip(
                     [f"link set eth0 address 02:f5:03:00:00:{number:02x}", address, *up],
                     self._name(place),
                 )
@@ -77,7 +77,7 @@ class Network:
         """Remove it; a namespace goes when the last process in it has ended."""
         for place in (*self.places, "switch"):
             if (_RUN / self._name(place)).exists():
-                _ip([f"netns del {self._name(place)}"])
+                self._ip([f"netns del {self._name(place)}"])
 
     def _name(self, place: str) -> str:
         return f"{self._prefix}-{place}"
@@ -86,53 +86,43 @@ class Network:
         """Its IPv4 address."""
         return f"10.77.0.{self.places.index(place) + 1}"
 
+    def namespace(self, place: str) -> Path:
+        """The file that names its namespace."""
+        return _RUN / self._name(place)
+
     @contextmanager
     def inside(self, place: str) -> Iterator[None]:
         """The calling thread is there."""
-        with open("/proc/thread-self/ns/net") as before:
-            _enter(_RUN / self._name(place))
-            try:
-                yield
-            finally:
-                _enter(Path(f"/proc/self/fd/{before.fileno()}"))
+        with keep.inside(str(self.namespace(place))):
+            yield
 
     def cut(self, source: str, destination: str) -> None:
         """Nothing passes in this direction."""
         self._cuts.add((source, destination))
         wrong = f"neigh replace {self.address(destination)} lladdr {_NOBODY} dev eth0 nud permanent"
-        _ip([wrong], self._name(source))
+        self._ip([wrong], self._name(source))
 
     def unplug(self, place: str) -> None:
         """Nothing passes from or to it."""
         self._unplugged.add(place)
-        _ip([f"link set {place} down"], self._name("switch"))
+        self._ip([f"link set {place} down"], self._name("switch"))
 
     def heal(self) -> None:
         """Everything passes again."""
         for source, destination in sorted(self._cuts):
-            _ip([f"neigh del {self.address(destination)} dev eth0"], self._name(source))
+            self._ip([f"neigh del {self.address(destination)} dev eth0"], self._name(source))
         for place in sorted(self._unplugged):
-            _ip([f"link set {place} up"], self._name("switch"))
+            self._ip([f"link set {place} up"], self._name("switch"))
         self._cuts.clear()
         self._unplugged.clear()
 
+    def _ip(self, lines: Sequence[str], namespace: str | None = None) -> None:
+        where = ["-n", namespace] if namespace else []
+        status, _, errors = self._keeper.run(["ip", *where, "-batch", "-"], "\n".join(lines))
+        assert status == 0, errors
 
-def _ip(lines: Sequence[str], namespace: str | None = None) -> None:
-    where = ["-n", namespace] if namespace else []
-    subprocess.run(
-        ["ip", *where, "-batch", "-"], input="\n".join(lines), text=True, check=True, timeout=30
-    )
-
-
-def _enter(namespace: Path) -> None:
-    with namespace.open() as file:
-        if _libc.setns(file.fileno(), _CLONE_NEWNET):
-            error = ctypes.get_errno()
-            raise OSError(error, f"{namespace}: {os.strerror(error)}")
-
-
-def _remove_orphans() -> None:
-    """Networks of test runs that were killed."""
-    for path in _RUN.glob("fs3-*-*-*") if _RUN.exists() else ():
-        if not Path(f"/proc/{path.name.split('-')[1]}").exists():
-            subprocess.run(["ip", "netns", "del", path.name], check=False, timeout=30)
+    def _remove_orphans(self) -> None:
+        """Networks of test runs that were killed."""
+        for path in _RUN.glob("fs3-*-*-*") if _RUN.exists() else ():
+            if not Path(f"/proc/{path.name.split('-')[1]}").exists():
+                self._keeper.run(["ip", "netns", "del", path.name])

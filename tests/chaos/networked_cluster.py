@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +30,7 @@ from fs3.client.daemon_configs import Extra, metaserver_config, storageserver_co
 from fs3.core.types import PublicState
 from fs3.errors import Code, Fs3Error
 
+from .keeper import Keeper
 from .namespaces import Network
 
 WAIT_S = 120.0  # for anything that must happen, on a loaded machine
@@ -71,11 +71,11 @@ class NetworkedCluster:
         self.nodes = tuple(f"node-{n}" for n in range(1, nodes + 1))
         self.daemons = ("metaserver", *self.nodes)
         self.clients = tuple(f"client-{n}" for n in range(1, clients + 1))
-        self.network = Network((*self.daemons, *self.clients))
+        self._keeper = Keeper()
+        self.network = Network((*self.daemons, *self.clients), self._keeper)
         self._targets_per_node = targets_per_node
         self._settings = {**METASERVER, **(metaserver_settings or {})}
         self._disks = disks or {}
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._started_s: dict[str, float] = {}
         self._opened = ExitStack()
 
@@ -83,8 +83,8 @@ class NetworkedCluster:
 
     def __enter__(self) -> NetworkedCluster:
         try:
+            self._opened.enter_context(self._keeper)
             self._opened.enter_context(self.network)
-            self._opened.callback(self._end)
             self._lay_out()
             for daemon in self.daemons:
                 self.start(daemon)
@@ -100,12 +100,6 @@ class NetworkedCluster:
         if kind is not None:
             self.print_logs()
         self._opened.close()
-
-    def _end(self) -> None:
-        for process in self._processes.values():
-            process.kill()
-        for process in self._processes.values():
-            process.wait()
 
     def _lay_out(self) -> None:
         address = self.network.address
@@ -147,27 +141,25 @@ class NetworkedCluster:
         module = "metaserver" if daemon == "metaserver" else "storageserver"
         directory = self.files.root / daemon
         command = [sys.executable, "-m", f"fs3.{module}", "--config", "config.toml"]
-        with self.network.inside(daemon), (directory / "log").open("ab") as log:
-            self._processes[daemon] = subprocess.Popen(
-                command, cwd=directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+        self._keeper.start(
+            daemon, command, directory, directory / "log", self.network.namespace(daemon)
+        )
         self._started_s[daemon] = time.monotonic()
 
     def kill(self, daemon: str) -> None:
         """SIGKILL; returns when it is gone."""
-        self._processes[daemon].kill()
-        self._processes[daemon].wait()
+        self._keeper.kill(daemon)
 
     def signal(self, daemon: str, number: signal.Signals) -> None:
         """SIGSTOP, SIGCONT, ..."""
-        self._processes[daemon].send_signal(number)
+        self._keeper.signal(daemon, number)
 
     def repair(self) -> None:
         """Every cut is healed, every daemon runs."""
         self.network.heal()
-        for daemon, process in self._processes.items():
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
+        for daemon in self.daemons:
+            if self._keeper.poll(daemon) is None:
+                self._keeper.signal(daemon, signal.SIGCONT)
             else:
                 self.start(daemon)
 
@@ -201,9 +193,10 @@ class NetworkedCluster:
 
     def problem(self) -> str | None:
         """What keeps the cluster from being whole."""
-        for daemon, process in self._processes.items():
-            if process.poll() is not None:
-                return f"{daemon} has ended with {process.returncode}"
+        for daemon in self.daemons:
+            ended = self._keeper.poll(daemon)
+            if ended is not None:
+                return f"{daemon} has ended with {ended}"
         try:
             status = self.status()
         except Fs3Error as error:
@@ -226,8 +219,8 @@ class NetworkedCluster:
 
     def verify(self) -> None:
         """Every replica of every chunk holds the same."""
-        ended = self.fs3("verify", "--patience", "30")
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+        status, said = self.fs3("verify", "--patience", "30")
+        assert status == 0, said
 
     # -- clients ----------------------------------------------------------------------------------
 
@@ -249,24 +242,22 @@ class NetworkedCluster:
         """A FUSE mount whose process is at ``place``; unmounted with the cluster."""
         mountpoint = self.files.root / f"mount-{place}"
         mountpoint.mkdir()
-        ended = self.fs3("mount", str(mountpoint), place=place)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+        status, said = self.fs3("mount", str(mountpoint), place=place)
+        assert status == 0, said
         files = mounts.MountFiles(self.files.mounts, mounts.absolute(mountpoint))
         self._opened.callback(mounts.force_unmount, files)
         return mountpoint
 
-    def fs3(self, *arguments: str, place: str = "client-1") -> subprocess.CompletedProcess[str]:
-        """Run the command at ``place``."""
+    def fs3(self, *arguments: str, place: str = "client-1") -> tuple[int, str]:
+        """Run the command at ``place``: its exit status, and what it says."""
         environ = {k: v for k, v in os.environ.items() if not k.startswith("FS3_")}
-        with self.network.inside(place):
-            return subprocess.run(
-                [sys.executable, "-m", "fs3.client.cli.main", *arguments],
-                env={**environ, "FS3_DIR": str(self.files.root), "COLUMNS": "200"},
-                capture_output=True,
-                text=True,
-                timeout=WAIT_S,
-                check=False,
-            )
+        status, output, errors = self._keeper.run(
+            [sys.executable, "-m", "fs3.client.cli.main", *arguments],
+            environ={**environ, "FS3_DIR": str(self.files.root), "COLUMNS": "200"},
+            namespace=self.network.namespace(place),
+            timeout_s=WAIT_S,
+        )
+        return status, output + errors
 
     def print_logs(self) -> None:
         """Onto standard output, which pytest shows if the test failed."""

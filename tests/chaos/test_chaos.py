@@ -94,11 +94,14 @@ def test_a_node_and_the_manager_lose_each_other(
 
 
 def test_clients_and_nodes_lose_each_other(cluster: NetworkedCluster, work: Work) -> None:
-    """Each client another node; in one direction, which for TCP is as bad as both."""
+    """Each client another node; in one direction, which for TCP is as bad as both.
+
+    Who cannot reach the head of a chain cannot write to it; everybody reads from whom he reaches.
+    """
     with work.going_on():
         for client, node in zip(cluster.clients, cluster.nodes, strict=True):
             cluster.network.cut(client, node)
-        work.progress(50)
+        work.progress(50, files=False)
         cluster.network.heal()
         work.progress(50)
 
@@ -106,21 +109,28 @@ def test_clients_and_nodes_lose_each_other(cluster: NetworkedCluster, work: Work
 def test_neighbours_of_a_chain_lose_each_other_while_both_reach_the_manager(
     cluster: NetworkedCluster, work: Work
 ) -> None:
-    """Every pair in turn, in whichever order the chains have them by then: both ways, one way."""
+    """Head and middle both ways, then middle and tail one way, of the chain as it is by then."""
     with work.going_on():
-        for ways in (
-            [("node-1", "node-2"), ("node-2", "node-1")],
-            [("node-2", "node-3")],
-            [("node-3", "node-1")],
-        ):
-            before = cluster.status().routing_version
-            for source, destination in ways:
-                cluster.network.cut(source, destination)
-            wait_until_changed(cluster, before)
+        for before, behind, both in ((0, 1, True), (1, 2, False)):
+            status = cluster.status()
+            nodes = [f"node-{replica.node}" for replica in status.chains[0].serving]
+            cluster.network.cut(nodes[before], nodes[behind])
+            if both:
+                cluster.network.cut(nodes[behind], nodes[before])
+            wait_until_changed(cluster, status.routing_version)
             work.progress(100)
             cluster.network.heal()
             cluster.wait_healthy()
             work.progress(50)
+
+
+def test_head_and_tail_need_not_reach_each_other(cluster: NetworkedCluster, work: Work) -> None:
+    """Reads of a dirty chunk at the head ask the tail, and are answered when it is committed."""
+    with work.going_on():
+        nodes = [f"node-{replica.node}" for replica in cluster.status().chains[0].serving]
+        cluster.network.cut(nodes[0], nodes[2])
+        cluster.network.cut(nodes[2], nodes[0])
+        work.progress(200)
 
 
 def test_a_node_loses_all_others_but_not_the_manager(cluster: NetworkedCluster, work: Work) -> None:
