@@ -159,7 +159,7 @@ class DataClient:
             self._loads.add(send, 1)
             try:
                 late_ms = max(self._loads.pace.late_ms(size), self._limits.late_ms_min)
-                ended = request in links.wait(min(late_ms, self._limits.request_ms) / 1000)
+                ended = request in links.wait(min(late_ms, self._limits.look_ms) / 1000)
             except BaseException:
                 links.forget(request)
                 self._loads.add(send, -1)
