@@ -1,8 +1,8 @@
 """How long clients stand still when a daemon dies: ``python tests/bench/recovery.py WHAT [COUNT]``.
 
 Prints JSON. A cluster of one chain with three replicas, as ``fs3 up`` makes it and with its
-defaults (lease 3 s), on this machine; one client reads and one writes 64 KiB all the time, a third
-one makes, looks up and removes a file. WHAT is one of
+defaults (lease 3 s), on this machine; one client reads and one writes 64 KiB again and again, a
+third one makes, looks up and removes files. WHAT is one of
 
     head, middle, tail   kill -9 of the storageserver there; it stays away until all is seen
     two                  two of three in turn, the second when the chain goes on without the first
@@ -37,14 +37,18 @@ from fs3.errors import Fs3Error
 
 PIECE = 64 << 10
 CHUNKS = 64
+PAUSE_S = 0.002  # between two operations: many a second, and some of the machine is left
 WAIT_S = 60.0
 
 
 class Loop:
     """One client that does the same again and again, and notes when each time ended well."""
 
-    def __init__(self, directory: Path, name: str, act: Callable[[Client, int], object]) -> None:
+    def __init__(
+        self, directory: Path, name: str, act: Callable[[Client, int], object], pause_s: float = 0.0
+    ) -> None:
         self.name = name
+        self._pause_s = pause_s
         self.ended_s: list[float] = []
         self.took_s: list[float] = []
         self.failures = 0
@@ -66,6 +70,7 @@ class Loop:
                     number += 1
                 self.ended_s.append(time.monotonic())
                 self.took_s.append(self.ended_s[-1] - began_s)
+                time.sleep(self._pause_s)
 
     def stall_s(self, since_s: float) -> float:
         """The longest pause between two ends, the second of which is after ``since_s``."""
@@ -119,7 +124,7 @@ def load(local: LocalCluster) -> Iterator[list[Loop]]:
     with ExitStack() as stack:
         loops = []
         for act in (read, write, names):
-            loops.append(Loop(local.directory, act.__name__, act))
+            loops.append(Loop(local.directory, act.__name__, act, PAUSE_S))
             stack.callback(loops[-1].stop)
         while any(len(loop.ended_s) < 20 for loop in loops):
             time.sleep(0.05)
