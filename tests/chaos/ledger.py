@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fs3.client.api import Client
 
-from .networked_cluster import NetworkedCluster
+from .networked_cluster import PATIENCE_S, NetworkedCluster
 
 _BYTES_MAX = 300_000  # a few chunks
 _KEPT = 40  # files of one worker: the oldest are removed
@@ -93,7 +93,7 @@ class NativeBookkeeper(Bookkeeper):
     @contextmanager
     def open(self) -> Iterator[None]:
         """A client of its own."""
-        with self._cluster.client(self._place) as self._client:
+        with self._cluster.client(self._place, PATIENCE_S) as self._client:
             yield
 
     def write(self, name: str, data: bytes) -> None:

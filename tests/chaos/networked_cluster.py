@@ -34,6 +34,7 @@ from .keeper import Keeper
 from .namespaces import Network
 
 WAIT_S = 120.0  # for anything that must happen, on a loaded machine
+PATIENCE_S = 6.0  # of a client at work, for one operation; longer than any lease
 _POLL_S = 0.1
 _LOG_LINES = 40
 _NOT_YET = frozenset({Code.UNREACHABLE, Code.MAYBE_APPLIED, Code.NOT_READY, Code.BUSY})

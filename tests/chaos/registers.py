@@ -25,7 +25,7 @@ from sim.linearizability import NEVER, Operation, Update, linearizable
 from fs3.client.api import Client
 from fs3.core.chunks import UpdateKind
 
-from .networked_cluster import NetworkedCluster
+from .networked_cluster import PATIENCE_S, NetworkedCluster
 
 REGISTER_BYTES = 64
 _PART_BYTES = 16
@@ -136,7 +136,7 @@ class NativeWorker(Worker):
     @contextmanager
     def open(self) -> Iterator[None]:
         """A client of its own, and the file open in it."""
-        with self._cluster.client(self._place) as client:
+        with self._cluster.client(self._place, PATIENCE_S) as client:
             self._client = client
             with client.open_file(f"/{self._registers.name}", "r+b") as self._file:
                 yield

@@ -101,7 +101,7 @@ def test_clients_and_nodes_lose_each_other(cluster: NetworkedCluster, work: Work
     with work.going_on():
         for client, node in zip(cluster.clients, cluster.nodes, strict=True):
             cluster.network.cut(client, node)
-        work.progress(50, files=False)
+        work.progress(20, files=False)
         cluster.network.heal()
         work.progress(50)
 
