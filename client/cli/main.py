@@ -16,7 +16,20 @@ import typer
 from fs3 import __version__
 from fs3.errors import Fs3Error
 
-from . import bench, cluster, files, jobs, kv, membership, mount, records, replicas, resync, scrub
+from . import (
+    bench,
+    cluster,
+    doctor,
+    files,
+    jobs,
+    kv,
+    membership,
+    mount,
+    records,
+    replicas,
+    resync,
+    scrub,
+)
 
 _HELP = """
 fs3, a distributed parallel file system for AI.
@@ -45,10 +58,10 @@ membership.register(app)
 jobs.register(app)
 scrub.register(app)
 resync.register(app)
-resync.register(app)
 kv.register(app)
 bench.register(app)
 records.register(app)
+doctor.register(app)
 
 
 @app.command()

@@ -17,6 +17,14 @@ def test_there_is_a_device_and_pyverbs_sees_it():
     assert [device.name for device in get_device_list()]
 
 
+@pytest.mark.rdma
+def test_the_doctor_finds_a_port_that_works(capsys):
+    from fs3.client.cli.main import run
+
+    assert run(["doctor", "rdma"]) == 0
+    assert "RoCE v2" in capsys.readouterr().out
+
+
 @pytest.fixture
 def output(tmp_path):
     with (tmp_path / "output").open("w+b") as file:

@@ -256,6 +256,9 @@ def main() -> int:
     run.add_argument("--console", action="store_true", help="show what the guest's kernel says")
     run.add_argument("command", nargs="+")
     said = parser.parse_args()
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # takes the guest along
     if said.what == "prepare":
         from kernel_build import build
 
