@@ -28,6 +28,7 @@ from fs3.rpc import Handlers
 from fs3.rpc_grpc import serve_grpc
 from fs3.settings import add_flags, flags_of, load
 from fs3.transport.local import boot_id
+from fs3.transport.rdma.choosing import Rdma
 from fs3.transport.rdma.ports import open_ports
 from fs3.transport.rdma.serving import RdmaLimits, RdmaServer
 from fs3.transport.tcp import FrameServer, serve_handlers
@@ -62,7 +63,12 @@ class StorageServer:
         self._clock = clock
         self.reactor = Reactor()
         self._pool = BufferPool(settings.buffer_bytes)
-        self._neighbours = Neighbours(self.reactor, settings.cluster_id, self._on_neighbour_up)
+        self._neighbours = Neighbours(
+            self.reactor,
+            settings.cluster_id,
+            self._on_neighbour_up,
+            Rdma(settings.rdma.devices) if settings.rdma.enabled else None,
+        )
         self._opened = {
             TargetId(said.id): open_target(said, settings.cluster_id, settings.boot_id_file)
             for said in settings.targets
@@ -264,7 +270,7 @@ class StorageServer:
             for t, info in routing.targets.items()
             if info.node in routing.nodes
         }
-        self._neighbours.route(address_of, wanted)
+        self._neighbours.route(address_of, wanted, routing.nodes.values())
         nodes = {routing.targets[t].node for t in wanted if t in routing.targets}
         self._reaching.route(
             {n: routing.nodes[n].data_address for n in nodes if n in routing.nodes}

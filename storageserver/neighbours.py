@@ -6,13 +6,16 @@ broken link loses the cores send again, when told that it is up (``PeerUp``) or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from fs3 import dataplane
 from fs3.core.messages import Message
 from fs3.core.types import TargetId
 from fs3.log import get_logger
 from fs3.reactor import Reactor
+from fs3.routing import NodeInfo
+from fs3.transport.rdma.choosing import Rdma
+from fs3.transport.rdma.peer import RdmaPeer
 from fs3.transport.tcp import FramePeer, open_frame_peer
 
 from . import peerwire
@@ -46,28 +49,46 @@ class Neighbours:
     """Used in the reactor's thread only."""
 
     def __init__(
-        self, reactor: Reactor, cluster_id: str, on_up: Callable[[frozenset[TargetId]], None]
+        self,
+        reactor: Reactor,
+        cluster_id: str,
+        on_up: Callable[[frozenset[TargetId]], None],
+        rdma: Rdma | None = None,
     ) -> None:
+        """``rdma``: payload goes that way to nodes that it reaches."""
         self._reactor = reactor
+        self._rdma = rdma
         self._cluster_id = cluster_id
         self._on_up = on_up
         self._address_of: Mapping[TargetId, str] = {}
-        self._links: dict[str, FramePeer] = {}
+        self._links: dict[str, FramePeer | RdmaPeer] = {}
         self._frames: dict[str, list[_Frame]] = {}
 
-    def route(self, address_of: Mapping[TargetId, str], wanted: set[TargetId]) -> None:
-        """Where targets are now; links to the ``wanted`` ones are opened, others closed."""
+    def route(
+        self,
+        address_of: Mapping[TargetId, str],
+        wanted: set[TargetId],
+        nodes: Iterable[NodeInfo] = (),
+    ) -> None:
+        """Where targets are now; links to the ``wanted`` ones are opened, others closed.
+
+        ``nodes``: what else is known of those at the addresses.
+        """
+        known = {node.data_address: node for node in nodes}
         self._address_of = address_of
         addresses = {address_of[target] for target in wanted if target in address_of}
         for address in self._links.keys() - addresses:
             self._links.pop(address).close()
         for address in addresses - self._links.keys():
-            self._links[address] = open_frame_peer(
-                self._reactor,
-                address,
-                self._cluster_id,
-                lambda up, address=address: self._on_state(address, up),  # type: ignore[misc]
-            )
+            self._links[address] = self._open(address, known.get(address))
+
+    def _open(self, address: str, node: NodeInfo | None) -> FramePeer | RdmaPeer:
+        def on_state(up: bool) -> None:
+            self._on_state(address, up)
+
+        if self._rdma is not None and node is not None and node.rdma:
+            return RdmaPeer(self._reactor, node, self._cluster_id, on_state, self._rdma)
+        return open_frame_peer(self._reactor, address, self._cluster_id, on_state)
 
     def address_of(self, target: TargetId) -> str | None:
         """The data port of the node that has ``target``, if routing knows it."""

@@ -61,6 +61,16 @@ def test_files_are_written_and_read_back_by_another_client(cluster, client):
     assert nic_packets() - before - written >= total // 4096 // 2
 
 
+def test_chain_neighbours_forward_by_rdma(cluster, client):
+    client.write("/forwarded", os.urandom(CHUNK))
+    logs = "".join(path.read_text() for path in cluster.dir.glob("node-*/log"))
+    assert "peer_by_rdma" in logs
+    before = nic_packets()
+    client.write("/forwarded", os.urandom(4 * CHUNK))
+    # To the head, and on to two neighbours.
+    assert nic_packets() - before >= 2.5 * 4 * CHUNK // 4096
+
+
 def test_a_batch_of_small_reads_over_many_files(cluster, client):
     contents = {f"/small-{n}": os.urandom(40_000) for n in range(20)}
     for path, content in contents.items():

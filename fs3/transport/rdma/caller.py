@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,7 @@ from fs3.transport.rdma.link import Link, Shape
 from fs3.transport.rdma.messages import (
     GO,
     INLINE_BYTES,
+    ONE_WAY,
     PLACED,
     MessageKind,
     Prefix,
@@ -42,11 +44,12 @@ class _Ready(NamedTuple):
 class _Asked:
     """A request that has no answer yet."""
 
-    __slots__ = ("cancelled", "go", "pulling", "ready", "room")
+    __slots__ = ("cancelled", "go", "one_way", "pulling", "ready", "room")
 
     def __init__(self, room: list[Segment], go: bool) -> None:
         self.room = room
         self.go = go
+        self.one_way = False
         self.pulling = False  # its body is being read
         self.cancelled = False
         self.ready: _Ready | None = None
@@ -65,6 +68,8 @@ class RdmaCaller:
         self._connection: Connection | None = None
         self._asked: dict[int, _Asked] = {}
         self._pulls = 0
+        # One-way requests in the order in which they came; None: its body is not here yet.
+        self._line: deque[tuple[int, Request | None]] = deque()
         self.link = Link(
             served.opened.device, served.queue, shape, self._on_message, self._on_broken
         )
@@ -103,6 +108,10 @@ class RdmaCaller:
             if asked.ready is not None:
                 asked.ready.on_done()
         self._asked.clear()
+        for _, request in self._line:
+            if request is not None and request.body is not None:
+                request.body.release()
+        self._line.clear()
         self._server.gone(self._served, self)
         if self._connection is not None:
             self._connection.close()
@@ -138,10 +147,13 @@ class RdmaCaller:
         header, head, inline = split_frame(content[start:])
         request = Request(header.method, header.request_id, head, None, header.kind)
         self._asked[header.request_id] = asked = _Asked(room, bool(prefix.flags & GO))
+        if prefix.flags & ONE_WAY:
+            asked.one_way = True
+            self._line.append((request.request_id, None))
         try:
             buffer = self._check(header, body, inline)
         except Fs3Error as error:
-            self.fail(request, error)
+            self._refuse(request, error)
             return
         if buffer is None:
             self._dispatch(request)
@@ -177,6 +189,13 @@ class RdmaCaller:
             )
         return self._frames.pool.take(have) if have else None
 
+    def _refuse(self, request: Request, error: Fs3Error) -> None:
+        """An error is all the answer; after one to a one-way request nothing may follow."""
+        one_way = self._asked[request.request_id].one_way
+        self.fail(request, error)
+        if one_way:
+            self.close()
+
     def _ask_to_pull(
         self, request: Request, asked: _Asked, buffer: PooledBuffer, body: Sequence[Segment]
     ) -> None:
@@ -192,7 +211,7 @@ class RdmaCaller:
                 self._server.pulls.release(key)
                 self._pulls -= 1
                 buffer.release()
-                self.fail(request, error)
+                self._refuse(request, error)
                 return
             (local,) = lent.local
             reads = [
@@ -224,10 +243,25 @@ class RdmaCaller:
             assert request.body is not None
             request.body.release()
             self._finish_cancel(request.request_id)
-        else:
-            self._dispatch(request)
+            return
+        if asked.one_way:
+            self._send(Prefix(MessageKind.PULLED, request_id=request.request_id))
+        self._dispatch(request)
 
     def _dispatch(self, request: Request) -> None:
+        asked = self._asked.get(request.request_id)
+        if asked is None or not asked.one_way:
+            self._hand_over(request)
+            return
+        index = self._line.index((request.request_id, None))
+        self._line[index] = request.request_id, request
+        while self._line and self._line[0][1] is not None:
+            _, first = self._line.popleft()
+            assert first is not None
+            self._asked.pop(first.request_id, None)
+            self._hand_over(first)
+
+    def _hand_over(self, request: Request) -> None:
         try:
             self._frames.dispatch(self, request)
         except Fs3Error as error:

@@ -46,11 +46,11 @@ class Rdma:
             return False
         if self._refused.get((node.node, node.incarnation), 0.0) > time.monotonic():
             return False
-        return self._way(node) is not None
+        return self.way(node) is not None
 
     def connect(self, node: NodeInfo, cluster_id: str, place: Place) -> RdmaConnection:
         """See :class:`Transport`."""
-        way = self._way(node)
+        way = self.way(node)
         if way is None:
             raise Fs3Error(Code.UNREACHABLE, f"node {node.node} is not reached by RDMA")
         opened, endpoint = way
@@ -71,7 +71,8 @@ class Rdma:
         except Fs3Error as error:
             raise Fs3Error(Code.UNREACHABLE, error.detail) from error
 
-    def _way(self, node: NodeInfo) -> tuple[OpenPort, RdmaEndpoint] | None:
+    def way(self, node: NodeInfo) -> tuple[OpenPort, RdmaEndpoint] | None:
+        """The port here and the endpoint there that lead to a node; None if nothing does."""
         key = node.node, node.incarnation
         with self._lock:
             if self._pid != os.getpid():  # a forked child opens its own devices

@@ -6,7 +6,7 @@
 
     offset size field
     0      1    kind            MessageKind
-    1      1    flags           MORE, PLACED, GO
+    1      1    flags           MORE, PLACED, GO, ONE_WAY
     2      2    credits         receives that the sender of this has posted anew
     4      2    body_segments   where the request's body lies in the memory of who sends this
     6      2    room_segments   where the reply's body may be written to
@@ -39,6 +39,7 @@ _PREFIX = struct.Struct("<BBHHHQQ")
 MORE = 1  # the content goes on in the next message
 PLACED = 2  # the reply's body has been written into the request's room
 GO = 4  # the reply's body may be written without asking
+ONE_WAY = 8  # a request without a reply: PULLED when its body has been read
 
 
 class MessageKind(IntEnum):
