@@ -123,7 +123,10 @@ class Fs3:
 
     def __init__(self, directory: Path, depth: int) -> None:
         self.cluster = LocalCluster(directory)
-        self.cluster.up(Shape(nodes=1, targets_per_node=1, replicas=1))
+        self.cluster.up(
+            Shape(nodes=1, targets_per_node=1, replicas=1),
+            storageserver_settings={"local": {"enabled": False}},
+        )
         self.cluster.wait_healthy(60)
         self._client = connect(directory)
         self._depth = depth
