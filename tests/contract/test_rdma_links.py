@@ -18,6 +18,8 @@ from fs3.transport.rdma.peer import RdmaPeer
 from fs3.transport.rdma.verbs import Opcode
 
 globals().update(rdma_peers.tests_of(test_frame_links))
+# Here two connections are lost, and each loss is told: see the test of the same name below.
+del globals()["test_a_link_comes_back_after_its_neighbour_was_away"]
 
 
 class Way:
@@ -89,6 +91,18 @@ def test_bodies_are_read_by_the_neighbour_and_frames_stay_in_order(server, fabri
     assert list(server.counted) == [b"%d" % i for i in range(100)] + [b"last"]
     assert server.counted_bytes == sum(sizes) + 100_000
     assert fabric.moved_bytes[Opcode.READ] == sum(n for n in sizes if n > 8192) + 100_000
+    link.close()
+
+
+def test_a_link_comes_back_when_its_neighbour_was_away(server):
+    link = Link(server.frames.address)
+    link.wait_for([True])
+    link.wait_up()
+    server.on_loop(lambda: [c.close() for c in server.frames.connections])
+    with link.changed:
+        assert link.changed.wait_for(lambda: len(link.states) >= 3 and link.states[-1], 10)
+    link.send(COUNT, b"again", [PATTERN[:100_000]])
+    server.wait_for(lambda: server.counted[b"again"] == 1)
     link.close()
 
 
