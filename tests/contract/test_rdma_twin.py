@@ -32,6 +32,12 @@ def queue_pairs(monkeypatch: pytest.MonkeyPatch, fabric: Fabric) -> None:
 
 
 @pytest.fixture
+def serve() -> type[Server]:
+    """Makes servers with queue pairs."""
+    return Server
+
+
+@pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as made:
         yield made
