@@ -31,12 +31,12 @@ from fs3.transport.interface import Transport
 
 from .channels import UpdateChannels
 from .links import TRANSPORTS, Links, Request
+from .node_loads import NodeLoads
+from .one_piece import OnePiece
 from .routing import RoutingCache
 from .transfers import (
     Items,
     Job,
-    NodeLoads,
-    OnePiece,
     Reads,
     Transfer,
     Views,

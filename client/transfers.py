@@ -8,7 +8,6 @@ between two steps, so a thread may have several under way on the same connection
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
@@ -18,23 +17,20 @@ from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.checksum import crc32c
-from fs3.core.pace import Pace
 from fs3.core.request import Batch, Codes, Send
-from fs3.core.types import Chain, ChainId, NodeId
+from fs3.core.types import ChainId
 from fs3.errors import Code, Fs3Error, code_of
 from fs3.log import get_logger
 from fs3.routing import Routing
 
 from .links import Links, Request
+from .node_loads import NodeLoads
 from .routing import RoutingCache
 from .written_versions import WrittenVersions
 
 Items = NDArray[Any]  # of dataplane.READ_ITEM
 Views = Sequence[memoryview]
 
-_REQUEST_BYTES = 64 << 10  # what one more request of a slow node is reckoned to cost
-_RESULT_BYTES = dataplane.RESULT.size
-_unpack_result = dataplane.RESULT.unpack_from
 _log = get_logger(__name__)
 
 
@@ -188,83 +184,6 @@ class Writes:
             self._written.note(chunks, self._known[send.items], results, sync=self._sync)
         codes: Codes = results["code"]
         return codes
-
-
-class NodeLoads:
-    """What a client has outstanding at each node, and how fast they answer; for all its threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._bytes: dict[NodeId, int] = {}
-        self._serving: dict[ChainId, tuple[Chain, tuple[NodeId, ...]]] = {}
-        self._turn = 0
-        self.pace = Pace()
-
-    @property
-    def by_node(self) -> Mapping[NodeId, int]:
-        """Bytes, as of now, those of slow nodes counted for more; it may change meanwhile."""
-        return self.pace.weighed(self._bytes, _REQUEST_BYTES, time.monotonic() * 1000)
-
-    @property
-    def outstanding(self) -> Mapping[NodeId, int]:
-        """Bytes, as of now."""
-        return self._bytes
-
-    def add(self, send: Send, sign: int) -> None:
-        """``sign``: 1 when it leaves, -1 when it has ended."""
-        with self._lock:
-            self._bytes[send.node] = self._bytes.get(send.node, 0) + sign * (send.bytes + 1)
-
-    def answered(self, send: Send, taken_s: float) -> None:
-        """A read came back."""
-        with self._lock:
-            self.pace.answered(send.node, send.bytes, taken_s * 1000, time.monotonic() * 1000)
-
-    def node_for(self, chain: Chain) -> NodeId | None:
-        """Who to ask for one piece of ``chain``: the least loaded, in turn; None: nobody serves."""
-        found = self._serving.get(chain.chain)
-        if found is None or found[0] is not chain:
-            found = self._serving[chain.chain] = (chain, tuple(r.node for r in chain.serving))
-        nodes = found[1]
-        if not nodes:
-            return None
-        self._turn = turn = (self._turn + 1) % len(nodes)
-        loads = self.by_node
-        return min(nodes[turn:] + nodes[:turn], key=lambda node: loads.get(node, 0))
-
-
-class OnePiece:
-    """A read of one piece, without arrays: the common case, if nothing goes wrong."""
-
-    __slots__ = ("_buffer", "sent_s")
-
-    def __init__(self, buffer: memoryview) -> None:
-        self._buffer = buffer
-        self.sent_s = time.monotonic()
-
-    def place(self, head: bytes) -> list[memoryview]:
-        """Where the body of the reply goes."""
-        buffer = self._buffer
-        if len(head) < _RESULT_BYTES:
-            raise Fs3Error(Code.PROTOCOL, f"a reply's head of {len(head)} bytes")
-        length = _unpack_result(head)[1]
-        if length > len(buffer):
-            raise Fs3Error(Code.PROTOCOL, "a reply carries more bytes than were asked for")
-        return [buffer if length == len(buffer) else buffer[:length]]
-
-    def result(self, head: bytes, *, verified: bool) -> int:
-        """How many bytes the chunk had, the rest made zeros; -1 if it is no plain good answer."""
-        code, length, _, crc, _ = _unpack_result(head)
-        buffer = self._buffer
-        if code == Code.NO_CHUNK:
-            buffer[:] = bytes(len(buffer))
-            return 0
-        if code != Code.OK or length > len(buffer):
-            return -1
-        if length < len(buffer):
-            buffer[length:] = bytes(len(buffer) - length)
-            buffer = buffer[:length]
-        return length if verified or crc32c(buffer) == crc else -1
 
 
 class Transfer:

@@ -1,0 +1,56 @@
+"""What a client has outstanding at each storageserver, and how fast each answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+
+from fs3.core.pace import Pace
+from fs3.core.request import Send
+from fs3.core.types import Chain, ChainId, NodeId
+
+_REQUEST_BYTES = 64 << 10  # what one more request of a slow node is reckoned to cost
+
+
+class NodeLoads:
+    """Shared by all threads of a client."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes: dict[NodeId, int] = {}
+        self._serving: dict[ChainId, tuple[Chain, tuple[NodeId, ...]]] = {}
+        self._turn = 0
+        self.pace = Pace()
+
+    @property
+    def by_node(self) -> Mapping[NodeId, int]:
+        """Bytes, as of now, those of slow nodes counted for more; it may change meanwhile."""
+        return self.pace.weighed(self._bytes, _REQUEST_BYTES, time.monotonic() * 1000)
+
+    @property
+    def outstanding(self) -> Mapping[NodeId, int]:
+        """Bytes, as of now."""
+        return self._bytes
+
+    def add(self, send: Send, sign: int) -> None:
+        """``sign``: 1 when it leaves, -1 when it has ended."""
+        with self._lock:
+            self._bytes[send.node] = self._bytes.get(send.node, 0) + sign * (send.bytes + 1)
+
+    def answered(self, send: Send, taken_s: float) -> None:
+        """A read came back."""
+        with self._lock:
+            self.pace.answered(send.node, send.bytes, taken_s * 1000, time.monotonic() * 1000)
+
+    def node_for(self, chain: Chain) -> NodeId | None:
+        """Who to ask for one piece of ``chain``: the least loaded, in turn; None: nobody serves."""
+        found = self._serving.get(chain.chain)
+        if found is None or found[0] is not chain:
+            found = self._serving[chain.chain] = (chain, tuple(r.node for r in chain.serving))
+        nodes = found[1]
+        if not nodes:
+            return None
+        self._turn = turn = (self._turn + 1) % len(nodes)
+        loads = self.by_node
+        return min(nodes[turn:] + nodes[:turn], key=lambda node: loads.get(node, 0))
