@@ -35,6 +35,7 @@ WriteRequest: TypeAlias = "tuple[Path | File, int, ReadableBuffer]"
 Column = NDArray[np.int64]
 _CHUNK_ID = np.dtype([("owner", ">u8"), ("slot_high", ">u8"), ("slot", ">u8")])
 _READ_BIT, _WRITE_BIT = 4, 2
+_NOTHING = memoryview(b"")
 
 
 class Ranges(NamedTuple):
@@ -84,14 +85,15 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
     if not asked:
         return []
     files, paths, opened = _distinct([request[0] for request in asked])
-    inodes = [*(f.inode() for f in opened), *_resolve(context, paths, _READ_BIT)]
+    handles = [file.handle for file in opened]
+    inodes = [*(h.opened.view() for h in handles), *_resolve(context, paths, _READ_BIT)]
     offsets = np.array([request[1] for request in asked], np.int64)
     if (offsets < 0).any():
         raise Fs3Error(Code.INVALID, f"offset {int(offsets.min())} is not allowed: 0 or more is")
     ends = np.array([i.length_bytes for i in inodes], np.int64)[files]
     lengths, buffers = _buffers([request[2] for request in asked], ends - offsets)
     for place, file in enumerate(opened):
-        if file.handle.opened.dirty:
+        if handles[place].opened.dirty:
             _send_gathered(file, offsets[files == place], lengths[files == place])
     items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
     if len(items):
@@ -247,14 +249,19 @@ def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryvi
         raise Fs3Error(Code.INVALID, f"length {fresh.min()} is not allowed: 0 or more is")
     rest = np.maximum(rest, 0)
     ends = np.cumsum(np.minimum(fresh, rest)).tolist()
-    memory = np.empty(ends[-1], np.uint8).data if ends[-1] else memoryview(b"")
-    buffers = [memory[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    for position, want in enumerate(wanted):
+    if ends[-1]:
+        memory = np.empty(ends[-1], np.uint8).data
+        buffers = [memory[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    else:
+        buffers = [_NOTHING] * len(ends)
+    for position, (want, room) in enumerate(zip(wanted, rest.tolist(), strict=True)):
         if not isinstance(want, int):
-            buffer = memoryview(want).cast("B")
+            buffer = memoryview(want)
+            if buffer.format != "B" or buffer.ndim != 1:
+                buffer = buffer.cast("B")
             if buffer.readonly:
                 raise Fs3Error(Code.INVALID, f"buffer {position} is read-only")
-            buffers[position] = buffer[: int(rest[position])]
+            buffers[position] = buffer if len(buffer) <= room else buffer[:room]
     return np.array([len(buffer) for buffer in buffers], np.int64), buffers
 
 

@@ -18,6 +18,8 @@ from fs3.buffers import BufferPool, PooledBuffer
 from fs3.core.types import ChunkVersion
 from fs3.errors import Code
 
+from .chunkstore.interface import ReadResult
+
 
 class Payload:
     """Bytes in a pooled buffer; the buffer goes back to its pool with the last payload of it.
@@ -102,6 +104,11 @@ class _Batch:
         if not self._left:
             self._send()
 
+    def finish_all(self, indexes: Sequence[int], results: Sequence[ReadResult]) -> None:
+        """Many items are done."""
+        for index, (code, length, version, crc, detail) in zip(indexes, results, strict=True):
+            self.finish(index, code, version, length, crc, detail)
+
     def done(self, count: int) -> None:
         """So many more items have their result."""
         self._left -= count
@@ -159,6 +166,20 @@ class ReadJob(_Batch):
     def place(self, index: int) -> memoryview:
         """Where an item's bytes go."""
         return self._places[index]
+
+    def finish_all(self, indexes: Sequence[int], results: Sequence[ReadResult]) -> None:
+        """The same, with less ado."""
+        packed, found = self._results, 0
+        for index, (code, length, version, crc, detail) in zip(indexes, results, strict=True):
+            if code is Code.OK:
+                found += length
+                _pack_result(packed, index * _RESULT_BYTES, 0, length, version, crc, 0)
+            else:
+                _pack_result(packed, index * _RESULT_BYTES, code, 0, 0, 0, 0)
+                if detail:
+                    self._details.append((index, detail))
+        self._found += found
+        self.done(len(indexes))
 
     def finish(
         self,

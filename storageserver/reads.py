@@ -84,15 +84,14 @@ class Reads:
 
     def _read_clean(self, job: ReadJob | LocateJob, indexes: list[int]) -> None:
         job.reserve(indexes)
-        items, place, finish = job.items, job.place, job.finish
+        items, place = job.items, job.place
         pieces = self._pieces(job, indexes)
         results = self._target.store.read(pieces, [place(index) for index in indexes])
         self._target.values.read(pieces, results)
         for index, found in zip(indexes, results, strict=True):
-            code, length, version, crc, detail = found
-            if code is not Code.OK:
+            if found[0] is not Code.OK:
                 self._note_read(ChunkId(items[index][0]), found)
-            finish(index, code, version, length, crc, detail)
+        job.finish_all(indexes, results)
 
     def _locate_clean(
         self, job: LocateJob, indexes: list[int], store: LocatingStore, first_file: int
