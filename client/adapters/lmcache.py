@@ -160,7 +160,9 @@ class Fs3Connector(RemoteConnector):  # type: ignore[misc]  # LMCache's classes 
             return chunk
         settled = self._memory.allocate(said.shapes, said.dtypes, said.fmt)
         if settled is not None:
-            memoryview(settled.byte_array).cast("B")[:] = memoryview(chunk.byte_array)[:size]
+            memoryview(settled.byte_array).cast("B")[:] = memoryview(chunk.byte_array).cast("B")[
+                :size
+            ]
         chunk.ref_count_down()
         return settled
 
