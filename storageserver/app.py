@@ -38,6 +38,7 @@ from fs3.wire import encode_rdma_endpoint
 from .checking import check_targets
 from .chunkstore.interface import BadChunk
 from .dataserver import DataServer
+from .eviction_snapshot import FILE as RECENCY_FILE
 from .jobs import Payload
 from .localport import LocalPort
 from .member import Member
@@ -93,7 +94,7 @@ class StorageServer:
         )
         self._server.take([dataplane.PROBE], self._reaching.on_frame)
         self._local = self._make_local()
-        paths = {TargetId(t.id): t.path for t in settings.targets}
+        self._paths = paths = {TargetId(t.id): t.path for t in settings.targets}
         self._scrubbers = {t: self._make_scrubber(self._targets[t], paths[t]) for t in paths}
         self._control = StorageControl(
             self.reactor,
@@ -290,7 +291,7 @@ class StorageServer:
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         for target in self._targets.values():
-            target.values.load()
+            target.values.load(self._paths[target.target] / RECENCY_FILE)
         self._tick()
         self._background()
         self._member.start()

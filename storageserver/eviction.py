@@ -18,21 +18,25 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from fs3.clock import Clock
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
 from fs3.core.kv import NAMESPACE_FIRST, OWNER_BYTE, KvNamespace, NamespaceId
-from fs3.core.recency import Recency
+from fs3.core.recency import Recency, stamp_of
 from fs3.core.replica import Replica
 from fs3.core.types import Chain, ChunkId, ChunkVersion, TargetId, chunk_id, chunk_owner
-from fs3.errors import Code
+from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
 from fs3.reactor import Reactor
 
 from .chunkstore.interface import ChunkStore, Piece, ReadResult, Usage
+from .eviction_snapshot import Past, read_snapshot, rows_of, write_snapshot
 from .settings import EvictionSettings
 
+_log = get_logger(__name__)
 _SCAN_PAGE = 2048
 _BELOW = 0.02  # when a namespace is full, so much of its share is made free
 _FULL = (
@@ -90,11 +94,18 @@ class Values:
         self._due = False  # a turn of eviction is scheduled
         self._removing = 0  # removals on their way down the chain
         self._wanted_bytes = 0  # that the disk lacks
+        self._snapshot: Path | None = None
+        self._past = Past(0, {})
+        self._write_at_ms = self.now_ms + self._write_pause_ms
 
     @property
     def now_ms(self) -> int:
         """The clock of all ages here."""
         return self._clock.monotonic_ms()
+
+    @property
+    def _write_pause_ms(self) -> int:
+        return int(self._settings.snapshot_s * 1000)
 
     # --- what happens ----------------------------------------------------------------------------
 
@@ -102,18 +113,38 @@ class Values:
         """What routing says."""
         self._namespaces, self._end = namespaces, end
 
-    def load(self) -> None:
+    def load(self, snapshot: Path) -> None:
         """Take in what the store holds, page after page; before its end nothing is evicted."""
+        self._snapshot = snapshot
+        self._past = read_snapshot(snapshot, self.now_ms, self._clock.wall_ns() // 1_000_000)
+        self._load_page()
+
+    def _load_page(self) -> None:
         if self._scanned_to is None or self._ward.store.failed:
             return
-        page = self._ward.store.scan(self._scanned_to, _SCAN_PAGE)
-        now_ms = self._clock.monotonic_ms()
+        try:
+            page = self._ward.store.scan(self._scanned_to, _SCAN_PAGE)
+        except Fs3Error as error:
+            _log.warning("values_not_read", target=self._ward.target, reason=error.detail)
+            return
         for chunk, meta in page:
             if meta.version:
-                self.recency[chunk_owner(chunk)].stored(chunk, meta.length, now_ms)
+                born_ms, used_ms = self._past.of(chunk)
+                recency = self.recency[chunk_owner(chunk)]
+                recency.restore(chunk, meta.length, born_ms, stamp_of(used_ms))
         self._scanned_to = page[-1][0] if len(page) == _SCAN_PAGE else None
         if self._scanned_to is not None:
-            self._reactor.call_soon(self.load)
+            self._reactor.call_soon(self._load_page)
+        else:
+            self._past = Past(0, {})
+
+    def write_down(self) -> None:
+        """The order of use, onto the disk."""
+        if self._snapshot is None or self._scanned_to is not None or not self.recency:
+            return
+        wall_ms = self._clock.wall_ns() // 1_000_000
+        rows = rows_of(self.recency.values(), wall_ms - self.now_ms)
+        write_snapshot(self._snapshot, rows, wall_ms)
 
     def read(self, pieces: Sequence[Piece], results: Sequence[ReadResult]) -> None:
         """A batch of reads was answered."""
@@ -189,6 +220,9 @@ class Values:
         self._wanted_bytes = max(0, spare - usage.free_bytes) if self.recency else 0
         if self.recency:
             self._turn_soon()
+        if self._settings.snapshot_s and self.now_ms >= self._write_at_ms:
+            self._write_at_ms = self.now_ms + self._write_pause_ms
+            self.write_down()
 
     def _evict_soon(self, owners: Iterable[int]) -> None:
         """A turn of eviction follows if any of these has too much."""

@@ -427,6 +427,7 @@ class Target:
     def close(self) -> None:
         """Stop serving and close the store cleanly."""
         self.leave()
+        self.values.write_down()
         self.repairs.close()
         self._syncs.close()
         try:

@@ -12,7 +12,7 @@ head does not see the reads of its other replicas, and a restart goes back to th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -175,12 +175,10 @@ class Recency:
         there = self._stamps != _NEVER
         return int(np.count_nonzero(there & (self._pinned_ms > now_ms)))
 
-    def rows(self) -> Iterable[tuple[ChunkId, int, int]]:
-        """Every value with when it was stored and used, in ms."""
+    def columns(self) -> tuple[bytes, Slots, Slots]:
+        """Every value: the chunk ids, when each was stored, and when it was used, in ms."""
         slots = np.fromiter(self._slots.values(), np.int64, len(self._slots))
-        born = self._born_ms[slots].tolist()
-        used = (self._stamps[slots] >> _STAMP_SHIFT).tolist()
-        return zip(self._slots, born, used, strict=True)
+        return b"".join(self._slots), self._born_ms[slots], self._stamps[slots] >> _STAMP_SHIFT
 
     def _grow(self) -> None:
         old = len(self._chunks)

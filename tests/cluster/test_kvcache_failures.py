@@ -211,3 +211,21 @@ def test_without_a_metaserver_calls_go_on(cluster: RunningCluster):
         assert cache.put([b"another"], [b"v"]).all()
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def test_the_order_of_use_outlives_a_restart(cluster: RunningCluster):
+    cache = new_cache(cluster)
+    keys = [b"%d" % i for i in range(120)]
+    assert cache.put(keys, [bytes(20_000)] * 120).all()
+    assert all(cache.get(keys[:30]))
+    for node in (1, 2, 3):
+        cluster.local.stop_node(node)
+        cluster.release(node)
+    cluster.wait_healthy()
+    eventually(lambda: cache.exists(keys).all())
+    name = cache.namespace.name
+    cluster.run("kv", "set", name, "--capacity", "1500KB", check=True)
+    eventually(lambda: cache.stat()["used_bytes"] <= 1_500_000)
+    there = cache.exists(keys)
+    assert there[:30].all()
+    assert not there[30:50].all()

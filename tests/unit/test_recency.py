@@ -86,7 +86,8 @@ def test_a_value_with_a_past_keeps_it():
     recency.stored(V[1], 1, 1000)
     recency.restore(V[0], 1, 5, stamp_of(500))
     assert recency.oldest(1, ALL, 1001) == [V[0]]
-    assert list(recency.rows()) == [(V[1], 1000, 1000), (V[0], 5, 500)]
+    chunks, born, used = recency.columns()
+    assert (chunks, born.tolist(), used.tolist()) == (V[1] + V[0], [1000, 5], [1000, 500])
     assert recency.oldest_ms() == 500
 
 
