@@ -106,6 +106,10 @@ class KVCache:
         known = self._context.routing.current.namespaces
         return known.get(self._namespace.namespace, self._namespace)
 
+    def use_transports(self, names: Sequence[str]) -> None:
+        """Go by these alone ("tcp", "local", "rdma"), to measure them; by default the best."""
+        self._data.use(names)
+
     # -- is it there? ----------------------------------------------------------------------------
 
     def exists(self, keys: Keys) -> NDArray[np.bool_]:

@@ -25,8 +25,9 @@ from fs3.core.request import Batch, Codes, Limits, Operation, Send
 from fs3.core.types import ChainId, NodeId
 from fs3.errors import Code
 from fs3.routing import Routing
+from fs3.transport.interface import Transport
 
-from .links import Links, Request
+from .links import TRANSPORTS, Links, Request
 from .routing import RoutingCache
 
 Items = NDArray[Any]
@@ -226,6 +227,7 @@ class KvData:
         self._routing = routing
         self._cluster_id = cluster_id
         self._turns = itertools.count()
+        self._transports: Sequence[Transport] = TRANSPORTS
         self._start_over()
 
     def _start_over(self) -> None:
@@ -241,6 +243,12 @@ class KvData:
         """As last heard; asks a metaserver the first time only."""
         return self._routing.get()
 
+    def use(self, names: Sequence[str]) -> None:
+        """Go by these transports alone, from now on; the last one must reach every node."""
+        known = {transport.name: transport for transport in TRANSPORTS}
+        self._transports = [known[name] for name in names]
+        self.close()
+
     def close(self) -> None:
         """Let go of every thread's connections."""
         self._local = threading.local()
@@ -250,7 +258,7 @@ class KvData:
             self._start_over()
         links: Links | None = getattr(self._local, "links", None)
         if links is None:
-            links = self._local.links = Links(self._cluster_id)
+            links = self._local.links = Links(self._cluster_id, self._transports)
         return links
 
     def run(self, job: Job, limits: Limits) -> Codes:

@@ -34,6 +34,7 @@ class Plan:
     sizes: Sequence[int]
     batches: Sequence[int]
     rounds: int = 5
+    transports: Sequence[str] = ("tcp", "local")
     beside_redis: bool = False
     deadline_s: float = 30.0
     seed: int = field(default=1)
@@ -74,8 +75,10 @@ def run(cache: KVCache, plan: Plan, progress: Progress) -> list[Line]:
             cell = _Cell(size, batch, rng)
             for line in _limits(cell, tcp, plan.rounds):
                 add(line)
-            for line in _fs3(cell, cache, plan.rounds):
-                add(line)
+            for transport in plan.transports:
+                cache.use_transports([transport])
+                for line in _fs3(cell, cache, plan.rounds, f"fs3 {transport}"):
+                    add(line)
             if redis is not None:
                 for line in _redis(cell, redis, plan.rounds):
                     add(line)
@@ -105,7 +108,7 @@ def _limits(cell: _Cell, tcp: Any, rounds: int) -> Iterator[Line]:  # noqa: ANN4
         yield _line(cell, who, operation, call, rounds)
 
 
-def _fs3(cell: _Cell, cache: KVCache, rounds: int) -> Iterator[Line]:
+def _fs3(cell: _Cell, cache: KVCache, rounds: int, who: str) -> Iterator[Line]:
     fresh = count()
 
     def put(_: int) -> None:
@@ -123,16 +126,16 @@ def _fs3(cell: _Cell, cache: KVCache, rounds: int) -> Iterator[Line]:
 
     cache.clear()
     put(0)  # connections, pools, data files
-    yield _line(cell, "fs3", "put", put, rounds)
+    yield _line(cell, who, "put", put, rounds)
     cache.clear()
     for number in range(cell.calls):
         _check(cache.put_from(cell.keys(number), cell.values).all(), "a put")
     get(0)
-    yield _line(cell, "fs3", "get", get, rounds)
+    yield _line(cell, who, "get", get, rounds)
     if not all((room == value).all() for room, value in zip(cell.rooms, cell.values, strict=True)):
         raise Fs3Error(Code.BUG, "a get brought other bytes than were put")
     for operation, call in (("exists", exists), ("match", match)):
-        yield _line(cell, "fs3", operation, call, rounds, payload=False)
+        yield _line(cell, who, operation, call, rounds, payload=False)
     cache.clear()
 
 

@@ -15,7 +15,7 @@ GB = 1e9
 class Line:
     """One line of a result: medians of its rounds."""
 
-    who: str  # fs3, redis, memcpy, tcp
+    who: str  # "fs3 tcp", "fs3 local", redis, memcpy, tcp
     operation: str
     value_bytes: int
     batch: int
@@ -86,7 +86,7 @@ def as_svg(lines: Sequence[Line], title: str) -> str:
             y = 30 + height * len(rows)
             name = f"{operation}  {line.value_bytes} B x {line.batch}  {line.who}"
             unit = f"{rate:.2f} GB/s" if line.gb_per_s else f"{rate:,.0f} keys/s"
-            color = "#2a6f97" if line.who == "fs3" else "#b0b8bf"
+            color = "#2a6f97" if line.who.startswith("fs3") else "#b0b8bf"
             length = max(1.0, width * rate / max(rates))
             rows.append(
                 f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{name}</text>'

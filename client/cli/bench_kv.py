@@ -18,6 +18,7 @@ from .appearance import human_bytes, new_table
 from .location import AddressOption, ClusterIdOption, DirOption, Location, locate
 
 if TYPE_CHECKING:
+    from fs3.client.bench.kv import Plan
     from fs3.client.bench.measure import Line
 
 JsonOption = Annotated[
@@ -39,6 +40,7 @@ def kv(
     batches: Annotated[str, typer.Option(help="Keys in a call.")] = "1,32,128",
     replicas: Annotated[int, typer.Option(help="Copies of every value.")] = 1,
     rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 5,
+    transports: Annotated[str, typer.Option(help="Each is measured alone.")] = "tcp,local",
     beside: Annotated[
         str, typer.Option(help="`redis`: start one and do the same with it.", show_default=False)
     ] = "",
@@ -64,6 +66,7 @@ def kv(
       fs3 bench kv --beside redis --json result.json
       fs3 bench kv --trace conversation_trace.jsonl --page 64KiB --capacity 1GiB
     """
+    from fs3.client.bench.kv import SIZES, Plan
     from fs3.client.kv_administration import NamespaceSettings, create_namespace, drop_namespace
     from fs3.settings import parse_size
 
@@ -78,32 +81,25 @@ def kv(
             if trace is not None:
                 _replay(location, name, trace, parse_size(page), requests, json_file)
             else:
-                _measure(location, name, sizes, batches, rounds, beside == "redis", json_file, plot)
+                plan = Plan(
+                    sizes=[SIZES.get(text) or parse_size(text) for text in sizes.split(",")],
+                    batches=[int(text) for text in batches.split(",")],
+                    rounds=rounds,
+                    transports=transports.split(","),
+                    beside_redis=beside == "redis",
+                )
+                _measure(location, name, plan, json_file, plot)
         finally:
             drop_namespace(calls.manager, name)
 
 
 def _measure(
-    location: Location,
-    name: str,
-    sizes: str,
-    batches: str,
-    rounds: int,
-    beside_redis: bool,
-    json_file: Path | None,
-    plot: Path | None,
+    location: Location, name: str, plan: Plan, json_file: Path | None, plot: Path | None
 ) -> None:
-    from fs3.client.bench.kv import SIZES, Plan, run
+    from fs3.client.bench.kv import run
     from fs3.client.bench.measure import as_json, as_svg
     from fs3.client.kvcache import KVCache
-    from fs3.settings import parse_size
 
-    plan = Plan(
-        sizes=[SIZES.get(text) or parse_size(text) for text in sizes.split(",")],
-        batches=[int(text) for text in batches.split(",")],
-        rounds=rounds,
-        beside_redis=beside_redis,
-    )
     with location.client() as client, KVCache(client, name, deadline_s=plan.deadline_s) as cache:
         lines = run(cache, plan, lambda line: typer.echo(_row(line), err=True))
     _show(lines)
@@ -117,7 +113,7 @@ def _measure(
 def _row(line: Line) -> str:
     rate = f"{line.gb_per_s:6.2f} GB/s" if line.gb_per_s else f"{line.keys_per_s:9,.0f} keys/s"
     what = f"{line.operation:7} {human_bytes(line.value_bytes):>9} x {line.batch:<4}"
-    return f"{what} {line.who:7} {rate}  p50 {line.p50_us:9.0f} us"
+    return f"{what} {line.who:10} {rate}  p50 {line.p50_us:9.0f} us"
 
 
 def _show(lines: list[Line]) -> None:
