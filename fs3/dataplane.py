@@ -116,6 +116,11 @@ WRITE_RESULT = np.dtype(
 )
 
 
+def wants_bytes(head: Buffer) -> bool:
+    """Whether any item of a READ_BATCH asks for bytes, not only whether its chunk is there."""
+    return bool(np.frombuffer(head, READ_ITEM)["length"].any())
+
+
 def decode_items(head: Buffer, dtype: np.dtype[Any], offset: int = 0) -> NDArray[Any]:
     """The items of a request's head, without a copy.
 

@@ -126,7 +126,7 @@ def _fs3(cell: _Cell, cache: KVCache, rounds: int, who: str) -> Iterator[Line]:
 
     cache.clear()
     put(0)  # connections, pools, data files
-    yield _line(cell, who, "put", put, rounds)
+    yield _line(cell, who, "put", put, rounds, prepare=cache.clear)
     cache.clear()
     for number in range(cell.calls):
         _check(cache.put_from(cell.keys(number), cell.values).all(), "a put")

@@ -132,7 +132,8 @@ class LocalConnection(DataConnection):
         self, method: int, request_id: int, head: Buffer, body_parts: Sequence[memoryview] = ()
     ) -> None:
         """See :class:`ClientConnection`."""
-        if method == dataplane.READ_BATCH and not self.dead:
+        # Whether chunks are there is said as well without places, and for less.
+        if method == dataplane.READ_BATCH and not self.dead and dataplane.wants_bytes(head):
             self._asked[request_id] = _Asked(bytes(head), time.monotonic())
             prefix = self._released.to_bytes(dataplane.LOCATE_PREFIX.itemsize, "little")
             super().send(dataplane.LOCATE, request_id, prefix + head)
