@@ -132,8 +132,10 @@ class LocalConnection(DataConnection):
         self, method: int, request_id: int, head: Buffer, body_parts: Sequence[memoryview] = ()
     ) -> None:
         """See :class:`ClientConnection`."""
-        # Whether chunks are there is said as well without places, and for less.
-        if method == dataplane.READ_BATCH and not self.dead and dataplane.wants_bytes(head):
+        # Whether chunks are there is said as well without places, and for less. (One of no items
+        # at all tells the server what it may reuse.)
+        locates = method == dataplane.READ_BATCH and (not head or dataplane.wants_bytes(head))
+        if locates and not self.dead:
             self._asked[request_id] = _Asked(bytes(head), time.monotonic())
             prefix = self._released.to_bytes(dataplane.LOCATE_PREFIX.itemsize, "little")
             super().send(dataplane.LOCATE, request_id, prefix + head)
