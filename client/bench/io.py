@@ -197,7 +197,7 @@ def _mounted(place: Place, folder: str, report: Report, stack: ExitStack) -> lis
     ]
 
 
-class _Tally:
+class Tally:
     """What one contender did in a cell."""
 
     def __init__(self, entrant: Entrant) -> None:
@@ -216,7 +216,7 @@ class _Tally:
             now = clock()
             self.latencies.append(now - before)
             before = now
-        self.entrant.settle()
+        count += self.entrant.settle()
         self.rates.append(count / (clock() - began))
 
 
@@ -226,7 +226,7 @@ def _measure(
     cell = room.cell
     taking_part = [c for c in contenders if cell.depth <= c.depth_max]
     with ExitStack() as stack:
-        tallies = [_Tally(stack.enter_context(c.enter(room))) for c in taking_part]
+        tallies = [Tally(stack.enter_context(c.enter(room))) for c in taking_part]
         for tally in tallies:
             tally.round(0.0)  # connections are made, memory is touched
             tally.rates.clear()

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fs3.client.api import Client
+from fs3.client.file import File
 from fs3.client.ring import Iov, Ring, deregister_fd, register_fd
 
 from .limits import BareTcp
@@ -68,10 +69,10 @@ class Room:
 
 
 class Entrant(NamedTuple):
-    """A contender in a cell: ``step(turn)`` does some of it and returns how many I/Os."""
+    """A contender in a cell: ``step(turn)`` does some of it and returns how many I/Os ended."""
 
     step: Callable[[int], int]
-    settle: Callable[[], object] = lambda: None  # the end of a round, in its time
+    settle: Callable[[], int] = lambda: 0  # the end of a round, in its time: the same of the rest
 
 
 class Contender(NamedTuple):
@@ -149,8 +150,9 @@ def bare_file(
                 each(buffer, offset)
             return room.cell.depth
 
-        def settle() -> None:
+        def settle() -> int:
             os.close(os.dup(fd))  # which flushes
+            return 0
 
         try:
             if room.cell.depth == 1 or (not limit and not flags):
@@ -186,7 +188,7 @@ def one_at_a_time(
                 call(room.buffers[0], room.draw(turn)[0])
                 return 1
 
-            yield Entrant(step, file.flush)
+            yield Entrant(step, _flushing(file))
 
     return Contender("native", enter, limits, transport, depth_max=1)
 
@@ -203,7 +205,7 @@ def batch(client: Client, folder: str, transport: str, limits: tuple[str, str]) 
                 call([(file, at, b) for at, b in zip(room.draw(turn), room.buffers, strict=True)])
                 return room.cell.depth
 
-            yield Entrant(step, file.flush)
+            yield Entrant(step, _flushing(file))
 
     return Contender("batch", enter, limits, transport)
 
@@ -237,12 +239,13 @@ def ring(client: Client, folder: str, transport: str, limits: tuple[str, str]) -
                 free = done["userdata"]
                 return len(done)
 
-            def settle() -> None:
+            def settle() -> int:
                 nonlocal free
                 done = made.wait()
                 _check(done["result"], cell.size)
                 free = np.arange(cell.depth, dtype=np.uint64)
                 file.flush()
+                return len(done)
 
             try:
                 yield Entrant(step, settle)
@@ -250,6 +253,14 @@ def ring(client: Client, folder: str, transport: str, limits: tuple[str, str]) -
                 deregister_fd(handle)
 
     return Contender("ring", enter, limits, transport)
+
+
+def _flushing(file: File) -> Callable[[], int]:
+    def settle() -> int:
+        file.flush()
+        return 0
+
+    return settle
 
 
 def _check(results: NDArray[np.int64], size: int) -> None:
