@@ -89,6 +89,7 @@ LOCATE_RESULT = np.dtype(
     ]
 )
 FILE_NONE = 0xFFFFFFFF
+PLACE = struct.Struct("<IIQIIQII")  # the same, for code that looks at one at a time
 WRITE_PREFIX = np.dtype([("client", "<u8"), ("flags", "<u4"), ("reserved", "<u4")])
 WRITE_FLAG_SYNC = 1  # on stable storage on every replica before the reply
 WRITE_ITEM = np.dtype(

@@ -17,6 +17,7 @@ from fs3 import dataplane
 from fs3.buffers import BufferPool, PooledBuffer
 from fs3.core.types import ChunkVersion
 from fs3.errors import Code
+from fs3.transport.located import Location
 
 from .chunkstore.interface import ReadResult
 
@@ -214,51 +215,65 @@ class ReadJob(_Batch):
         return [Payload(view[start:end], room, start) for start, end in parts]
 
 
+_pack_place = dataplane.PLACE.pack_into
+_PLACE_BYTES = dataplane.PLACE.size
+_NOWHERE = bytes(dataplane.PLACE.pack(0, 0, 0, 0, dataplane.FILE_NONE, 0, 0, 0))
+
+
 class LocateJob(_Batch):
     """A LOCATE: places of what is clean, and room for what is read here after all.
 
-    ``items`` as of a :class:`ReadJob`; ``results`` are LOCATE_RESULTs.
+    ``items`` as of a :class:`ReadJob`.
     """
 
     def __init__(
         self,
         items: Sequence[dataplane.ReadItem],
         pool: BufferPool,
-        reply: Callable[[NDArray[Any], bytes, Sequence[Payload]], None],
+        reply: Callable[[set[int], bytes, Sequence[Payload]], None],
     ) -> None:
-        """``reply`` is told of each item in which file it lies, and must not refer to the job."""
-        super().__init__(len(items), lambda head, payloads: None)
+        """``reply`` is told which files are needed, and must not refer to the job."""
+        super().__init__(0, lambda head, payloads: None)
         self._reply_located = reply
-        self.results = np.zeros(len(items), dataplane.LOCATE_RESULT)
-        self.results["file"] = dataplane.FILE_NONE
+        self._results = bytearray(_NOWHERE * len(items))
+        self._left = len(items)
+        self._files: set[int] = set()
         self.items = items
         self._pool = pool
-        self._rooms: dict[int, BufferOwner] = {}
+        self._rooms: dict[int, tuple[BufferOwner, int]] = {}  # and how much was read
 
     def refuse(self, indexes: Sequence[int], code: Code, detail: str) -> None:
         """Several items fail for one reason; the first of them says it."""
         if indexes:
-            self.results["code"][list(indexes)] = code
+            for index in indexes:
+                self._note(index, code, 0, 0, 0)
             self._details.append((indexes[0], detail))
             self.done(len(indexes))
 
     def look(self, indexes: list[int], versions: NDArray[Any]) -> int:
         """As of a :class:`ReadJob`."""
-        self.results["version"][indexes] = versions
-        self.results["code"][indexes] = np.where(versions, Code.OK, Code.NO_CHUNK)
-        found = int(np.count_nonzero(versions))
+        for index, version in zip(indexes, versions.tolist(), strict=True):
+            self._note(index, Code.OK if version else Code.NO_CHUNK, 0, version, 0)
         self.done(len(indexes))
-        return found
+        return int(np.count_nonzero(versions))
+
+    def locate(self, indexes: Sequence[int], places: Sequence[Location]) -> None:
+        """These items lie there."""
+        results = self._results
+        for index, place in zip(indexes, places, strict=True):
+            _pack_place(results, index * _PLACE_BYTES, *place)
+        self._files.update([place[4] for place in places])
+        self.done(len(indexes))
 
     def reserve(self, indexes: Sequence[int]) -> None:
         """Have room for these items, which are read here. Fs3Error BUSY if no buffer is free."""
         for index in indexes:
             room = self._pool.take(max(self.items[index][4], 1))
-            self._rooms[index] = BufferOwner(room)
+            self._rooms[index] = BufferOwner(room), 0
 
     def place(self, index: int) -> memoryview:
         """Where an item's bytes go."""
-        return self._rooms[index].buffer.view[: self.items[index][4]]
+        return self._rooms[index][0].buffer.view[: self.items[index][4]]
 
     def finish(
         self,
@@ -270,22 +285,24 @@ class LocateJob(_Batch):
         detail: str,
     ) -> None:
         """See :class:`Job`: of an item that was read here."""
-        result = self.results[index]
-        result["code"] = code
         if code is Code.OK:
-            result["version"], result["length"], result["crc"] = version, length, checksum
-        elif detail:
-            self._details.append((index, detail))
+            self._note(index, code, length, version, checksum)
+            if length:
+                self._rooms[index] = self._rooms[index][0], length
+        else:
+            self._note(index, code, 0, 0, 0)
+            if detail:
+                self._details.append((index, detail))
         self.done(1)
 
+    def _note(self, index: int, code: int, length: int, version: int, crc: int) -> None:
+        at = index * _PLACE_BYTES
+        _pack_place(self._results, at, code, length, version, crc, dataplane.FILE_NONE, 0, 0, 0)
+
     def _send(self) -> None:
-        head = dataplane.encode_results(self.results, self._details)
-        self._reply_located(self.results["file"], head, self._payload())
+        head = dataplane.encode_results(bytes(self._results), self._details)
+        self._reply_located(self._files - {dataplane.FILE_NONE}, head, self._payload())
 
     def _payload(self) -> Sequence[Payload]:
-        lengths = self.results["length"]
-        return [
-            Payload(owner.buffer.view[: int(lengths[index])], owner)
-            for index, owner in sorted(self._rooms.items())
-            if lengths[index]
-        ]
+        rooms = sorted(self._rooms.items())
+        return [Payload(owner.buffer.view[:n], owner) for _, (owner, n) in rooms if n]

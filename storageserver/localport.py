@@ -14,10 +14,8 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import struct
 from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.buffers import BufferPool
@@ -40,6 +38,7 @@ from .target import Target
 _CLASSES = 16  # more than there are size classes: a file's number is target's place * this + class
 _log = get_logger(__name__)
 
+_START = struct.Struct("<QII")  # dataplane.LOCATE_REPLY
 Hold = tuple[LocatingStore, int]
 
 
@@ -61,6 +60,10 @@ class LocalPort:
         self._uids = {0, os.geteuid(), *settings.uids}
         self._data = data
         self._targets = [targets[target] for target in sorted(targets)]
+        self._stores = {
+            target.target: target.store if isinstance(target.store, LocatingStore) else None
+            for target in self._targets
+        }
         self._place = {target.target: place for place, target in enumerate(self._targets)}
         self._pool = pool
         self._clock = clock
@@ -133,7 +136,7 @@ class LocalPort:
         if self._grants.room(connection):
             grant = self._grants.give(connection, holds, self._clock.monotonic_ms())
 
-        def reply(files: NDArray[np.uint32], head: bytes, payloads: Sequence[Payload]) -> None:
+        def reply(files: set[int], head: bytes, payloads: Sequence[Payload]) -> None:
             self._reply(connection, request, grant, files, head, payloads)
 
         job = LocateJob(items, self._pool, reply)
@@ -144,8 +147,8 @@ class LocalPort:
     def _locate(
         self, job: LocateJob, target: Target, indexes: list[int], holds: list[Hold], grant: int
     ) -> None:
-        store = target.store
-        if not grant or store.failed is not None or not isinstance(store, LocatingStore):
+        store = self._stores[target.target]
+        if not grant or store is None or store.failed is not None:
             target.reads.read(job, indexes)
             return
         holds.append((store, store.hold()))
@@ -156,16 +159,15 @@ class LocalPort:
         connection: Connection,
         request: Request,
         grant: int,
-        files: NDArray[np.uint32],
+        files: set[int],
         head: bytes,
         payloads: Sequence[Payload],
     ) -> None:
         """Places and bytes, and the descriptors that the peer needs for them and does not have."""
         if connection.closed:
             return
-        used = np.unique(files[files != dataplane.FILE_NONE]).tolist()
         passed = self._passed[connection]
-        new = [number for number in used if number not in passed]
+        new = sorted(files - passed)
         try:
             rights = self._open(new)
         except OSError as error:
@@ -173,8 +175,8 @@ class LocalPort:
             connection.close()  # the client goes on over TCP
             return
         passed.update(new)
-        start = np.array([(grant, self._grants.lease_ms, len(new))], dataplane.LOCATE_REPLY)
-        numbers = np.array(new, "<u4").tobytes()
+        start = _START.pack(grant, self._grants.lease_ms, len(new))
+        numbers = struct.pack(f"<{len(new)}I", *new)
         keep = list(payloads)  # held until they are sent
 
         def on_sent() -> None:
@@ -185,7 +187,7 @@ class LocalPort:
         connection.reply(
             request.request_id,
             request.method,
-            start.tobytes() + numbers + head,
+            start + numbers + head,
             [payload.view for payload in keep],
             on_sent,
             rights=rights,
@@ -199,8 +201,8 @@ class LocalPort:
         try:
             for number in numbers:
                 place, size_class = divmod(number, _CLASSES)
-                store = self._targets[place].store
-                assert isinstance(store, LocatingStore)
+                store = self._stores[self._targets[place].target]
+                assert store is not None, "nothing was located in it"
                 path = f"/proc/self/fd/{store.data_file(size_class)}"
                 opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fs3.clock import Clock
 from fs3.core import messages as m
 from fs3.core.kv import OWNER_BYTE
 from fs3.core.types import ChunkId
-from fs3.dataplane import FILE_NONE
 from fs3.errors import Code
 from fs3.reactor import Reactor
 
@@ -96,22 +93,12 @@ class Reads:
     def _locate_clean(
         self, job: LocateJob, indexes: list[int], store: LocatingStore, first_file: int
     ) -> None:
-        items = [job.items[index] for index in indexes]
-        rows = store.rows([ChunkId(item[0]) for item in items])
-        offsets = np.array([item[3] for item in items], np.int64)
-        lengths = np.array([item[4] for item in items], np.int64)
-        places = store.locate(rows, offsets, lengths)
-        places["file"][places["file"] != FILE_NONE] += np.uint32(first_file)
-        job.results[indexes] = places
-        if any(item[0][0] >= OWNER_BYTE for item in items):
-            results = [
-                ReadResult(Code(code), length)
-                for code, length in zip(
-                    places["code"].tolist(), places["length"].tolist(), strict=True
-                )
-            ]
-            self._target.values.read(self._pieces(job, indexes), results)
-        job.done(len(indexes))
+        pieces = self._pieces(job, indexes)
+        places = store.locate(pieces, first_file)
+        if any(piece[0][0] >= OWNER_BYTE for piece in pieces):
+            results = [ReadResult(Code(place[0]), place[1]) for place in places]
+            self._target.values.read(pieces, results)
+        job.locate(indexes, places)
 
     @staticmethod
     def _pieces(job: ReadJob | LocateJob, indexes: Sequence[int]) -> list[Piece]:

@@ -18,19 +18,18 @@ means that was served when the server looked: see docs/decisions/0008-grants.md.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
+import struct
 import time
 from array import array
 from collections import deque
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from fs3 import dataplane, frames
 from fs3.errors import Code, Fs3Error
@@ -40,10 +39,11 @@ from fs3.routing import NodeInfo
 from fs3.transport.address import SocketAddress, open_socket
 from fs3.transport.client import DataConnection
 from fs3.transport.interface import Completion, Place
-from fs3.transport.located import LocatedReader, grouped
+from fs3.transport.located import LocatedReader, Location, grouped
 
 RIGHTS_MAX = 250  # descriptors in one frame; Linux takes 253
 _RIGHTS_BYTES = socket.CMSG_SPACE(RIGHTS_MAX * array("i").itemsize)
+_START = struct.Struct("<QII")  # dataplane.LOCATE_REPLY
 _log = get_logger(__name__)
 
 
@@ -96,7 +96,8 @@ class LocalConnection(DataConnection):
         self._asked: dict[int, _Asked] = {}
         self._released = 0  # grants up to this are not used any more
         self._reply: _Reply | None = None  # the one that is being received
-        self._located: NDArray[Any] | None = None  # its results,
+        self._located: list[Location] | None = None  # its results,
+        self._results = b""  # the same, as those of a READ_BATCH,
         self._details: dict[int, str] = {}  # why some of them failed,
         self._parts: Sequence[memoryview] = ()  # and where those with bytes go
         self._reader = LocatedReader(self._files)
@@ -181,23 +182,25 @@ class LocalConnection(DataConnection):
         located = self._locate(request_id)
         if located is None:
             return super()._places(request_id, head)
-        lengths, here = located["length"], located["length"] > 0
-        inline = np.flatnonzero(located["file"][here] == dataplane.FILE_NONE).tolist()
-        groups = grouped(self._parts, lengths[here].tolist())
-        return [part for place in inline for part in groups[place]]
+        with_bytes = [place for place in located if place[1]]
+        groups = grouped(self._parts, [place[1] for place in with_bytes])
+        return [
+            part
+            for place, group in zip(with_bytes, groups, strict=True)
+            if place[4] == dataplane.FILE_NONE
+            for part in group
+        ]
 
-    def _locate(self, request_id: int) -> NDArray[Any] | None:
-        """The results of the LOCATE that is being answered, and its buffers; None: it is none."""
+    def _locate(self, request_id: int) -> list[Location] | None:
+        """The results of the LOCATE that is being answered, and where they go; None: it is none."""
         asked, reply = self._asked.get(request_id), self._reply
         if asked is None or reply is None:
             return None
         if self._located is None:
-            count = len(asked.head) // dataplane.READ_ITEM.itemsize
-            results, self._details = dataplane.decode_results(
-                reply.results, dataplane.LOCATE_RESULT, count
-            )
-            self._located = results.copy()
-            self._parts = super()._places(request_id, _results_of(results)) or ()
+            count = len(asked.head) // dataplane.ITEM.size
+            self._located, self._details = _decode_places(reply.results, count)
+            self._results = _results_of(self._located)
+            self._parts = super()._places(request_id, self._results) or ()
         return self._located
 
     def _finish_reply(self) -> None:
@@ -208,13 +211,14 @@ class LocalConnection(DataConnection):
             self._released = reply.grant
 
     def _complete(self, request_id: int, head: bytes) -> None:
+        failures = {}
         try:
             located, reply = self._locate(request_id), self._reply
             if located is None or reply is None:
                 super()._complete(request_id, head)
                 return
             asked = self._asked.pop(request_id)
-            self._details |= self._reader.read(located, self._parts)
+            failures = self._reader.read(located, self._parts)
             if not self._stood(asked, reply):
                 _log.debug("grant_over", server=self.address, items=len(located))
                 super().send(dataplane.READ_BATCH, request_id, asked.head)
@@ -227,10 +231,11 @@ class LocalConnection(DataConnection):
         if self.error is not None or located is None:
             self._completed.append(Completion(self, request_id, b"", self.error))
             return
-        made = _results_of(located)
-        if self._details:
-            results = np.frombuffer(made, dataplane.READ_RESULT)
-            made = dataplane.encode_results(results, list(self._details.items()))
+        for item, (code, reason) in failures.items():
+            located[item] = (code, *located[item][1:])
+            self._details[item] = reason
+        results = _results_of(located) if failures else self._results
+        made = dataplane.encode_results(results, list(self._details.items()))
         self._completed.append(Completion(self, request_id, made, None, verified=True))
 
     @staticmethod
@@ -246,22 +251,28 @@ class LocalConnection(DataConnection):
 
 def _decode(head: bytes) -> _Reply:
     """Raises Fs3Error PROTOCOL for a head that is no answer to a LOCATE."""
-    start = dataplane.LOCATE_REPLY.itemsize
+    start = _START.size
     if len(head) < start:
         raise Fs3Error(Code.PROTOCOL, f"a LOCATE reply of {len(head)} bytes; {start} are the least")
-    ((grant, lease_ms, count),) = np.frombuffer(head, dataplane.LOCATE_REPLY, 1).tolist()
+    grant, lease_ms, count = _START.unpack_from(head)
     files_end = start + 4 * count
     if count > RIGHTS_MAX or len(head) < files_end:
         raise Fs3Error(
             Code.PROTOCOL, f"a LOCATE reply of {len(head)} bytes announces {count} files"
         )
-    files = np.frombuffer(head, "<u4", count, start).tolist()
+    files = list(struct.unpack_from(f"<{count}I", head, start))
     return _Reply(grant, lease_ms / 1000, files, head[files_end:])
 
 
-def _results_of(located: NDArray[Any]) -> bytes:
+def _decode_places(results: bytes, count: int) -> tuple[list[Location], dict[int, str]]:
+    size = count * dataplane.PLACE.size
+    if len(results) < size:
+        raise Fs3Error(Code.PROTOCOL, f"{len(results)} bytes of places; {size} expected")
+    details = dict(json.loads(results[size:])) if len(results) > size else {}
+    return list(dataplane.PLACE.iter_unpack(results[:size])), details
+
+
+def _results_of(located: Sequence[Location]) -> bytes:
     """The READ_RESULTs that a READ_BATCH would have had."""
-    results = np.zeros(len(located), dataplane.READ_RESULT)
-    for name in ("code", "length", "version", "crc"):
-        results[name] = located[name]
-    return results.tobytes()
+    pack = dataplane.RESULT.pack
+    return b"".join([pack(*place[:4], 0) for place in located])

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from fs3.core.chunks import ChannelRecord, ChunkMeta, ChunkTable, Tag, UpdateKind
 from fs3.core.types import ChainVersion, ChunkId, ChunkVersion
 from fs3.errors import Code
+from fs3.transport.located import Location
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 
@@ -240,21 +241,13 @@ class LocatingStore(ChunkStore, Protocol):
     """A store whose bytes lie in files that another process of the machine can read by itself."""
 
     def hold(self) -> int:
-        """From now on no block is reused, until :meth:`let_go` of what this returns.
-
-        Before the rows of what is to be located are looked up.
-        """
+        """From now on no block is reused, until :meth:`let_go` of what this returns."""
 
     def let_go(self, token: int) -> None:
         """End a :meth:`hold`."""
 
-    def locate(
-        self, rows: Rows, offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.void]:
-        """Where ranges of committed versions lie: LOCATE_RESULTs, whose ``file`` is a size class.
-
-        ``rows``: of the chunks, as :meth:`rows` told them under the same hold.
-        """
+    def locate(self, pieces: Sequence[Piece], first_file: int) -> list[Location]:
+        """Where pieces of committed versions lie, as of now. ``first_file``: number of class 0."""
 
     def data_file(self, size_class: int) -> int:
         """The descriptor of the file that holds blocks of this class."""

@@ -1,82 +1,63 @@
 """Where ranges of committed versions lie, for who reads the data files by itself.
 
-A whole batch is answered from the index's rows and the CRCs' arrays, column by column. A range is
-widened to whole checksum blocks, so that the CRC of what is to be read is known without reading it.
+A range is widened to whole checksum blocks, so that the CRC of what is to be read is known without
+reading it. Like reads (reading.py) this looks at the index's rows one by one: below a few hundred
+pieces numpy's fixed costs are more than they save.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from fs3.checksum import CHECKSUM_BLOCK_BYTES, Crcs, combine_blocks
-from fs3.dataplane import FILE_NONE, LOCATE_RESULT
+from fs3.checksum import CHECKSUM_BLOCK_BYTES, combine_blocks
+from fs3.dataplane import FILE_NONE
 from fs3.errors import Code
+from fs3.transport.located import Location
 
-from .datafiles import CLASS_SHIFT
-from .interface import Rows
+from .datafiles import CLASS_SHIFT, DataFiles
+from .index import Index
+from .interface import Piece
+from .records import ROW, VERSION
 
+_BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
 _MASK = CHECKSUM_BLOCK_BYTES - 1
-
-Column = npt.NDArray[np.int64]
+_NO_CHUNK: Location = (Code.NO_CHUNK, 0, 0, 0, FILE_NONE, 0, 0, 0)
 
 
 def locate(
-    table: npt.NDArray[np.void], crcs: Sequence[Crcs], rows: Rows, offsets: Column, lengths: Column
-) -> npt.NDArray[np.void]:
-    """See ``LocatingStore.locate``. ``table``: the index's; ``crcs``: those of each class."""
-    versions = table[rows]  # each row is copied whole: it is one version, old or new
-    known = (rows >= 0) & (versions["version"] != 0)
-    sizes = np.where(known, versions["length"], 0).astype(np.int64)
-    found = np.zeros(len(rows), LOCATE_RESULT)
-    found["code"] = np.where(known, Code.OK, Code.NO_CHUNK)
-    found["version"] = np.where(known, versions["version"], 0)
-    found["file"] = FILE_NONE
-    here = np.flatnonzero(offsets < sizes) if (offsets >= sizes).any() else slice(None)
-    offsets, sizes, versions = offsets[here], sizes[here], versions[here]
-    ends = np.minimum(offsets + lengths[here], sizes)
-    starts = offsets & ~_MASK
-    covered_ends = np.minimum((ends + _MASK) & ~_MASK, sizes)
-    classes = versions["size_class"]
-    some = ends > offsets
-    found["length"][here] = np.where(some, ends - offsets, 0)
-    found["file"][here] = np.where(some, classes, np.uint32(FILE_NONE))
-    found["before"][here] = np.where(some, offsets - starts, 0)
-    found["after"][here] = np.where(some, covered_ends - ends, 0)
-    found["position"][here] = (
-        versions["block"].astype(np.int64) << (CLASS_SHIFT + classes.astype(np.int64))
-    ) + starts
-    found["crc"][here] = _covered_crcs(versions, crcs, starts, covered_ends, sizes, some)
-    return found
-
-
-def _covered_crcs(
-    versions: npt.NDArray[np.void],
-    crcs: Sequence[Crcs],
-    starts: Column,
-    ends: Column,
-    sizes: Column,
-    some: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.uint32]:
-    """The CRC of bytes ``starts`` to ``ends`` of each version, both at borders or at its end."""
-    first, blocks, classes = starts >> _SHIFT, versions["block"], versions["size_class"]
-    made = versions["tail"].copy()  # right where the range is a partial last checksum block
-    single = ends - starts <= CHECKSUM_BLOCK_BYTES
-    for size_class in np.unique(classes[some]).tolist():
-        where = np.flatnonzero(
-            some & single & (classes == size_class) & (ends - starts == CHECKSUM_BLOCK_BYTES)
-        )
-        made[where] = crcs[size_class][blocks[where], first[where]]
-    if not single.all():
-        whole = some & (starts == 0) & (ends == sizes)
-        made = np.where(whole, versions["checksum"], made)
-        for at in np.flatnonzero(some & ~single & ~whole).tolist():
-            end_slot = int(ends[at]) >> _SHIFT  # of whole ones
-            stored = crcs[classes[at]][blocks[at], int(first[at]) : end_slot].tolist()
-            if ends[at] & _MASK:
-                stored.append(int(versions["tail"][at]))
-            made[at] = combine_blocks(stored, int(ends[at] - starts[at]))
-    return made
+    index: Index, data: DataFiles, pieces: Sequence[Piece], first_file: int
+) -> list[Location]:
+    """See ``LocatingStore.locate``."""
+    row_of, view, crcs = index.row_of, index.view, data.crcs
+    unpack, row_bytes = VERSION.unpack_from, ROW.size
+    places: list[Location] = []
+    for chunk, offset, length in pieces:
+        row = row_of.get(chunk)
+        if row is None:
+            places.append(_NO_CHUNK)
+            continue
+        number, _, _, block, size, _, checksum, crc, size_class = unpack(view, row * row_bytes)
+        end = offset + length
+        if end > size:
+            end = size
+        if end <= offset:
+            places.append((0, 0, number, 0, FILE_NONE, 0, 0, 0) if number else _NO_CHUNK)
+            continue
+        start = offset & ~_MASK
+        covered = (end + _MASK) & ~_MASK
+        if covered > size:
+            covered = size
+        if covered - start == _BLOCK:
+            crc = crcs[size_class].item(block, start >> _SHIFT)
+        elif start == 0 and covered == size:
+            crc = checksum
+        elif covered - start > _BLOCK:
+            stored = crcs[size_class][block, start >> _SHIFT : covered >> _SHIFT].tolist()
+            if covered & _MASK:
+                stored.append(crc)  # of the partial last one
+            crc = combine_blocks(stored, covered - start)
+        position = (block << CLASS_SHIFT + size_class) + start
+        file = first_file + size_class
+        places.append((0, end - offset, number, crc, file, position, offset - start, covered - end))
+    return places

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from fs3.core.chunks import ChannelRecord, ChunkMeta, UpdateKind
 from fs3.core.types import ChunkId, ChunkVersion
 from fs3.errors import Code, Fs3Error
+from fs3.transport.located import Location
 from fs3.watermark import Watermark
 
 from .allocator import Allocator, Readers
@@ -371,11 +372,9 @@ class DiskChunkStore:
         if self._readers.leave(token):
             self._try_drain()
 
-    def locate(
-        self, rows: Rows, offsets: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.void]:
-        """Where ranges of committed versions lie."""
-        return locate(self._index.table, self._data.crcs, rows, offsets, lengths)
+    def locate(self, pieces: Sequence[Piece], first_file: int) -> list[Location]:
+        """Where pieces of committed versions lie."""
+        return locate(self._index, self._data, pieces, first_file)
 
     def data_file(self, size_class: int) -> int:
         """The descriptor of a class's file."""

@@ -9,10 +9,11 @@ import pytest
 from fs3.checksum import crc32c
 from fs3.core.chunks import UpdateKind
 from fs3.core.types import chunk_id
+from fs3.dataplane import LOCATE_RESULT
 from fs3.errors import Code
 from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
 from fs3.storageserver.chunkstore.files import Files
-from fs3.storageserver.chunkstore.interface import Commit, StageRequest
+from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 
 SETTINGS = ChunkStoreSettings(reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0)
@@ -43,8 +44,8 @@ def put(store, *updates):
 
 def locate(store, chunk, ranges):
     """The places of ranges (offset, length) of a chunk."""
-    offsets, lengths = np.array(ranges, np.int64).T
-    return store.locate(store.rows([chunk] * len(ranges)), offsets, lengths)
+    pieces = [Piece(chunk, offset, length) for offset, length in ranges]
+    return np.array(store.locate(pieces, 0), LOCATE_RESULT)
 
 
 def bytes_at(store, place):

@@ -21,6 +21,7 @@ from fs3.core.chunks import UpdateKind
 from fs3.core.types import PublicState, chunk_id
 from fs3.errors import Code, Fs3Error
 from fs3.storageserver import localport
+from fs3.storageserver.chunkstore.interface import Piece
 from fs3.storageserver.localport import LocalPort
 from fs3.storageserver.settings import LocalSettings
 from fs3.transport.client import drive
@@ -170,9 +171,9 @@ def fill(cluster: StorageCluster, first_slot: int, count: int, size: int) -> Non
 def damage(cluster: StorageCluster, slot: int, position: int) -> None:
     def flip() -> None:
         store: Any = cluster.nodes[0].target.store
-        rows = store.rows([chunk_id(7, slot)])
-        (place,) = store.locate(rows, np.array([position]), np.array([1]))
-        fd, at = store.data_file(int(place["file"])), int(place["position"] + place["before"])
+        (place,) = store.locate([Piece(chunk_id(7, slot), position, 1)], 0)
+        _, _, _, _, size_class, start, before, _ = place
+        fd, at = store.data_file(size_class), start + before
         os.pwrite(fd, bytes([os.pread(fd, 1, at)[0] ^ 16]), at)
 
     cluster.call(flip)
@@ -437,7 +438,9 @@ def test_a_dirty_chunk_comes_as_bytes_and_its_neighbours_as_places(cluster, read
     monkeypatch.setattr(
         reader.connection._reader,
         "read",
-        lambda found, buffers: (located.extend(found["file"].tolist()), read(found, buffers))[1],
+        lambda found, buffers: (located.extend(place[4] for place in found), read(found, buffers))[
+            1
+        ],
     )
     expected = [PATTERN[start : start + n] for _, start, n in pieces]
     assert reader.read(*pieces) == expected

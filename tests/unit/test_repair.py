@@ -40,9 +40,9 @@ def damage(cluster: StorageCluster, target: int, slot: int, position: int) -> No
 
     def flip() -> None:
         store = cluster.nodes[target - 1].target.store
-        rows = store.rows([chunk_id(7, slot)])
-        (place,) = store.locate(rows, np.array([position]), np.array([1]))
-        fd, at = store.data_file(int(place["file"])), int(place["position"] + place["before"])
+        (place,) = store.locate([Piece(chunk_id(7, slot), position, 1)], 0)
+        _, _, _, _, size_class, start, before, _ = place
+        fd, at = store.data_file(size_class), start + before
         (byte,) = os.pread(fd, 1, at)
         os.pwrite(fd, bytes([byte ^ 16]), at)
 
