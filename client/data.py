@@ -144,7 +144,7 @@ class DataClient:
         """The same for one piece, which is mostly asked for and answered without any array."""
         routing = self._routing.get(self._limits.deadline_ms / 1000)
         known = routing.chains.get(chain)
-        node = self._loads.node_for(known) if known is not None else None
+        node = self._loads.node_for(known, self._loads.near(routing)) if known is not None else None
         info = routing.nodes.get(node) if node is not None else None
         if known is None or node is None or info is None:
             items = np.array([(chunk, chain, 0, offset, len(buffer))], dataplane.READ_ITEM)

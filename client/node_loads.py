@@ -7,8 +7,10 @@ import time
 from collections.abc import Mapping
 
 from fs3.core.pace import Pace
-from fs3.core.request import Send
+from fs3.core.request import NEAR_BYTES_MAX, Send
 from fs3.core.types import Chain, ChainId, NodeId
+from fs3.routing import NodeInfo, Routing
+from fs3.transport.local import is_here
 
 _REQUEST_BYTES = 64 << 10  # what one more request of a slow node is reckoned to cost
 
@@ -21,6 +23,7 @@ class NodeLoads:
         self._bytes: dict[NodeId, int] = {}
         self._serving: dict[ChainId, tuple[Chain, tuple[NodeId, ...]]] = {}
         self._turn = 0
+        self._near: tuple[Mapping[NodeId, NodeInfo], frozenset[NodeId]] = ({}, frozenset())
         self.pace = Pace()
 
     @property
@@ -43,14 +46,28 @@ class NodeLoads:
         with self._lock:
             self.pace.answered(send.node, send.bytes, taken_s * 1000, time.monotonic() * 1000)
 
-    def node_for(self, chain: Chain) -> NodeId | None:
-        """Who to ask for one piece of ``chain``: the least loaded, in turn; None: nobody serves."""
+    def near(self, routing: Routing) -> frozenset[NodeId]:
+        """Storageservers on this machine."""
+        known, near = self._near
+        if known is not routing.nodes:
+            near = frozenset(n.node for n in routing.nodes.values() if is_here(n))
+            self._near = routing.nodes, near
+        return near
+
+    def node_for(self, chain: Chain, near: frozenset[NodeId]) -> NodeId | None:
+        """Who to ask for one piece of ``chain``: the least loaded, in turn; None: nobody serves.
+
+        Those that are ``near`` come first.
+        """
         found = self._serving.get(chain.chain)
         if found is None or found[0] is not chain:
             found = self._serving[chain.chain] = (chain, tuple(r.node for r in chain.serving))
         nodes = found[1]
         if not nodes:
             return None
-        self._turn = turn = (self._turn + 1) % len(nodes)
         loads = self.by_node
+        if near:
+            close = tuple(n for n in nodes if n in near and loads.get(n, 0) <= NEAR_BYTES_MAX)
+            nodes = close or nodes
+        self._turn = turn = (self._turn + 1) % len(nodes)
         return min(nodes[turn:] + nodes[:turn], key=lambda node: loads.get(node, 0))

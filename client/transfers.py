@@ -224,7 +224,9 @@ class Transfer:
             self._routing = self._cache.refresh(self._routing)
         for number in batch.overdue(now_ms()):
             self.links.cut(self._flights[number])
-        for send in batch.sends(self._routing.chains, self._loads.by_node, now_ms()):
+        for send in batch.sends(
+            self._routing.chains, self._loads.by_node, now_ms(), self._loads.near(self._routing)
+        ):
             self._send(send, self.job)
         job = self.job
         if isinstance(job, Reads):

@@ -6,7 +6,8 @@ every event and at :meth:`Batch.wake_ms`, until :attr:`Batch.finished`. Then ``c
 how it ended. Rules:
 
 * Reads go to the serving replica whose node has the fewest bytes outstanding, and a chain's items
-  are spread over its replicas when they are many bytes. Writes go to the head, always.
+  are spread over its replicas when they are many bytes; but first to one on this machine, as long
+  as it is not slow and has not too much to do. Writes go to the head, always.
 * One request per node carries items of all chains and targets that the node serves.
 * An answer that says "ask elsewhere" makes the shell refresh its routing; the first retry comes at
   once, the next after a pause that doubles. A replica with bad bytes or a bad disk is not
@@ -37,6 +38,8 @@ from fs3.core.pace import Pace
 from fs3.core.types import Chain, ChainId, NodeId
 
 _WAITING, _SENT, _DONE = 0, 1, 2
+_NOBODY: frozenset[NodeId] = frozenset()
+NEAR_BYTES_MAX = 64 << 20  # outstanding at a node on this machine that is still asked first
 
 Codes = NDArray[np.uint32]
 
@@ -120,6 +123,7 @@ class Batch:
         self._known: Mapping[ChainId, Chain] = {}  # the routing as last seen
         self._attempts: dict[int, int] = {}  # failures so far, of the items that had any
         self._reasons: dict[int, Code] = {}  # the last one, of the same items
+        self._near = _NOBODY
         self._bad: dict[int, set[NodeId]] = {}  # who cannot serve an item, whatever routing says
         self._avoid_until_ms: dict[NodeId, int] = {}
         self._flights: dict[int, _Flight] = {}
@@ -181,9 +185,17 @@ class Batch:
     # -- what to send ----------------------------------------------------------------------------
 
     def sends(
-        self, chains: Mapping[ChainId, Chain], load: Mapping[NodeId, int], now_ms: int
+        self,
+        chains: Mapping[ChainId, Chain],
+        load: Mapping[NodeId, int],
+        now_ms: int,
+        near: frozenset[NodeId] = _NOBODY,
     ) -> list[Send]:
-        """The requests to send now. ``load``: bytes outstanding per node, of all batches."""
+        """The requests to send now. ``load``: bytes outstanding per node, of all batches.
+
+        ``near``: nodes on this machine, which are read from first.
+        """
+        self._near = near
         self._known = chains
         if self._open == self._sent:
             return []
@@ -231,6 +243,13 @@ class Batch:
             if not len(where):
                 return
         usable = [n for n in serving if self._avoid_until_ms.get(n, 0) <= now_ms] or serving
+        if self._near:
+            near = sorted(
+                n for n in self._near.intersection(usable) if planned.get(n, 0) <= NEAR_BYTES_MAX
+            )
+            if near:  # one request for all chains that it serves, and another one's turn next time
+                nodes[where] = near[self._turn % len(near)]
+                return
         first = (self._turn + chain.chain) % len(usable)
         usable = usable[first:] + usable[:first]
         lengths = self._lengths[due[where]]

@@ -56,6 +56,11 @@ def boot_id() -> str:
         return ""
 
 
+def is_here(node: NodeInfo) -> bool:
+    """Is it on this machine, and does it serve clients here?"""
+    return bool(node.local_address) and node.boot_id == boot_id() != ""
+
+
 class Local:
     """Reaches storageservers of this machine that have a unix socket."""
 
@@ -63,7 +68,7 @@ class Local:
 
     def reaches(self, node: NodeInfo) -> bool:
         """See :class:`Transport`."""
-        return bool(node.local_address) and node.boot_id == boot_id() != ""
+        return is_here(node)
 
     def connect(self, node: NodeInfo, cluster_id: str, place: Place) -> LocalConnection:
         """See :class:`Transport`."""

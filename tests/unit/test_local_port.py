@@ -555,9 +555,10 @@ def test_what_was_asked_for_is_let_go_without_the_collector(cluster, port, reade
     gc.collect()
     gc.disable()
     try:
+        before = cluster.call(lambda: cluster.nodes[0].pool.used_bytes)
         for _ in range(5):
             reader.read((0, 0, 60_000))
-        while cluster.call(lambda: cluster.nodes[0].pool.used_bytes):
+        while cluster.call(lambda: cluster.nodes[0].pool.used_bytes) > before:
             pass
     finally:
         gc.enable()

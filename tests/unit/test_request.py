@@ -93,6 +93,51 @@ def test_many_bytes_of_one_chain_are_spread_so_that_loads_come_out_even():
     assert covered(sends) == list(range(items))
 
 
+NEAR = frozenset((NodeId(8), NodeId(9)))
+
+
+def test_a_replica_on_this_machine_is_read_whatever_the_others_load():
+    chains = table(chain(1, 7, 8), chain(2, 8, 6), chain(3, 6, 7))
+    one = batch(Operation.READ, [1, 2, 3], size=1 << 20)
+    sends = one.sends(chains, {NodeId(8): 1 << 20}, 0, NEAR)
+    assert {send.node: send.items.tolist() for send in sends} == {8: [0, 1], 6: [2]}
+
+
+def test_of_several_on_this_machine_one_takes_all_and_another_the_next_batch():
+    chains = table(chain(1, 7, 8, 9), chain(2, 9, 7, 8))
+    asked = []
+    for turn in range(4):
+        lengths = np.full(3, 1 << 20, np.uint32)
+        chosen = np.array([1, 2, 1], np.uint32)
+        one = Batch(Operation.READ, chosen, lengths, 0, LIMITS, turn)
+        (send,) = one.sends(chains, {}, 0, NEAR)
+        asked.append(send.node)
+    assert asked == [8, 9, 8, 9]
+
+
+def test_one_on_this_machine_that_is_slow_or_cannot_serve_is_not_preferred():
+    chains = table(chain(1, 7, 8))
+    (send,) = batch(Operation.READ, [1]).sends(chains, {NodeId(8): 1 << 30}, 0, NEAR)
+    assert send.node == 7
+    one = batch(Operation.READ, [1])
+    (send,) = one.sends(chains, {}, 0, NEAR)
+    assert send.node == 8
+    one.replied(send.number, codes(send, Code.CORRUPT), 1)
+    (send,) = one.sends(chains, {}, 1, NEAR)
+    assert send.node == 7
+    one = batch(Operation.READ, [1])
+    (send,) = one.sends(chains, {}, 0, NEAR)
+    one.lost(send.number, 1)
+    (send,) = one.sends(chains, {}, 1, NEAR)
+    assert send.node == 7
+
+
+def test_writes_go_to_the_head_wherever_it_is():
+    chains = table(chain(1, 7, 8))
+    (send,) = batch(Operation.WRITE, [1]).sends(chains, {}, 0, NEAR)
+    assert send.node == 7
+
+
 def test_only_serving_replicas_are_read():
     chains = table(chain(1, 7, 8, 9, states=[S, W, O]))
     sends = batch(Operation.READ, [1] * 200).sends(chains, {NodeId(7): 1 << 40}, 0)
