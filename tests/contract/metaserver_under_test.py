@@ -104,6 +104,10 @@ class FakeStorage:
     def get_scrub(self, request: storage_pb2.GetScrubRequest) -> storage_pb2.ScrubReply:
         raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
 
+    def set_resync(self, request: storage_pb2.SetResyncRequest) -> storage_pb2.ResyncReply:
+        del request
+        return storage_pb2.ResyncReply()
+
     def set_scrub(self, request: storage_pb2.SetScrubRequest) -> storage_pb2.ScrubReply:
         raise Fs3Error(Code.UNSUPPORTED, "the metaserver never asks for it")
 

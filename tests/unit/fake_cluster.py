@@ -244,6 +244,9 @@ class FakeNode:
     def set_scrub(self, request):
         return storage_pb2.ScrubReply()
 
+    def set_resync(self, request):
+        return storage_pb2.ResyncReply()
+
     def get_kv_stats(self, request):
         return storage_pb2.KvStatsReply()
 

@@ -303,6 +303,7 @@ class FailingReads(Files):
     """A disk on which reads fail from some moment on."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.failing = False
 
     def preadv(self, fd, buffers, offset, /):  # type: ignore[no-untyped-def]
