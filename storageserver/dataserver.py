@@ -47,6 +47,18 @@ _WITH_DATA = (UpdateKind.WRITE, UpdateKind.CREATE)
 _ON_VALUES = (UpdateKind.CREATE, UpdateKind.REMOVE)
 
 
+def _membership(kinds: Sequence[UpdateKind]) -> NDArray[np.bool_]:
+    """Of each value that a kind has on the wire, whether it is one of these."""
+    found = np.zeros(256, np.bool_)
+    found[list(kinds)] = True
+    return found
+
+
+_ARE_FROM_CLIENTS = _membership(_FROM_CLIENTS)
+_HAVE_DATA = _membership(_WITH_DATA)
+_ARE_ON_VALUES = _membership(_ON_VALUES)
+
+
 class DataServer:
     """Frames in, jobs for targets out. Reactor thread only."""
 
@@ -248,7 +260,7 @@ def _out_of_range(at: int, offset: int, length: int) -> Fs3Error:
 
 def _check_writes(items: NDArray[Any], body_bytes: int) -> list[int]:
     """Where each item's data starts in the body."""
-    known = np.isin(items["kind"], [int(kind) for kind in _FROM_CLIENTS])
+    known = _ARE_FROM_CLIENTS[items["kind"]]
     if not known.all():
         at = int(np.flatnonzero(~known)[0])
         allowed = ", ".join(f"{kind.name} ({kind:d})" for kind in _FROM_CLIENTS)
@@ -257,7 +269,7 @@ def _check_writes(items: NDArray[Any], body_bytes: int) -> list[int]:
         )
     _check_ranges(items["offset"], items["length"])
     _check_kv(items)
-    lengths = np.where(np.isin(items["kind"], _WITH_DATA), items["length"], 0).astype(np.int64)
+    lengths = np.where(_HAVE_DATA[items["kind"]], items["length"], 0).astype(np.int64)
     total = int(lengths.sum())
     if total != body_bytes:
         raise Fs3Error(Code.PROTOCOL, f"the items write {total} bytes, the body has {body_bytes}")
@@ -268,7 +280,7 @@ def _check_writes(items: NDArray[Any], body_bytes: int) -> list[int]:
 def _check_kv(items: NDArray[Any]) -> None:
     """A value of the KV cache never changes: it is created whole, and removed."""
     owners = np.ascontiguousarray(items["chunk"]).view(np.uint8)[::CHUNK_ID_BYTES]
-    wrong = (owners >= OWNER_BYTE) & ~np.isin(items["kind"], _ON_VALUES)
+    wrong = (owners >= OWNER_BYTE) & ~_ARE_ON_VALUES[items["kind"]]
     if wrong.any():
         at = int(np.flatnonzero(wrong)[0])
         kind = UpdateKind(int(items["kind"][at])).name
