@@ -240,6 +240,14 @@ class PyverbsQueuePair(_Opened):
                 f" {_gid_text(path.gid)} with MTU {path.mtu_bytes}: {error}",
             ) from error
 
+    def close(self) -> None:
+        mine = not self.closed and self._pid == os.getpid()
+        super().close()
+        if mine:  # pyverbs gives their memory back only when it is told to
+            for made in (self._scratch, *self._receives):
+                made.close()
+            self._receives.clear()
+
     def post_receive(self, slot: int) -> None:
         self._made.post_recv(self._receives[slot])
 
