@@ -57,7 +57,8 @@ class Fabric:
 
 class FakeRegion:
     def __init__(self, fabric, memory, remote):
-        self._fabric, self._memory, self.remote = fabric, memory, remote
+        # As a NIC does, it keeps no memory alive.
+        self._fabric, self.remote = fabric, remote
         self.address, self.length = address_of(memory), len(memory)
         self.end = self.address + self.length
         with fabric.lock:
