@@ -177,7 +177,7 @@ def test_errors_that_programs_look_at(mount: Path, shared: SharedMemory) -> None
         return caught.value.errno
 
     assert number(lambda: reader.prepare(iov[:1], True, fd, 0)) == errno.EBADF
-    assert number(lambda: io.deregister_fd(fd)) == errno.EBADF
+    io.deregister_fd(fd)  # as who cleans up twice
     io.register_fd(fd)
     assert number(lambda: writer.prepare(iov[:1], False, fd, 0)) == errno.EACCES
     assert number(lambda: reader.prepare(iov[:1], False, fd, 0)) == errno.EINVAL

@@ -148,9 +148,9 @@ def one_process_group(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def controller(
-    pool: Any, extra: dict[str, Any], *, model: str = "org/model"
+    pool: Any, extra: dict[str, Any], *, model: str = "org/model", backend: str = "dynamic"
 ) -> Iterator[HiCacheController]:
-    """SGLang's own controller with fs3 behind it, loaded as its documentation says."""
+    """SGLang's own controller; ``dynamic`` is fs3, loaded as SGLang's documentation says."""
     named = {
         "backend_name": "fs3",
         "module_path": "fs3.client.adapters.sglang",
@@ -162,9 +162,9 @@ def controller(
         PAGE,
         torch.distributed.group.WORLD,
         threading.Event(),
-        storage_backend="dynamic",
+        storage_backend=backend,
         model_name=model,
-        storage_backend_extra_config=named | extra,
+        storage_backend_extra_config=extra if backend != "dynamic" else named | extra,
     )
     try:
         yield made
