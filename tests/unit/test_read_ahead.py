@@ -126,6 +126,7 @@ def test_a_forked_child_reads_on_without_its_parents_window(cluster, file):
     if child == 0:
         code = 2
         try:
+            assert file._ahead._window is file._ahead._next is None  # their sockets are shared
             rest = b"".join(iter(lambda: file.read(READ), b""))
             code = 0 if rest == content[at:] else 1
         finally:

@@ -9,6 +9,7 @@ from fake_cluster import CHUNK_BYTES, fake_cluster, wait_until
 
 from fs3 import dataplane
 from fs3.client import write_behind
+from fs3.client.open_inodes import OpenInode
 from fs3.errors import Code, Fs3Error
 
 BATCH = 4 * CHUNK_BYTES
@@ -84,6 +85,61 @@ def test_a_chunk_written_again_while_it_is_under_way_ends_as_written_last(cluste
     assert client.read("/f") == bytes([19]) * BATCH
     versions = [count for (_, offset, _), count in cluster.applied.items() if offset == 0]
     assert min(versions) == 20
+
+
+@pytest.fixture
+def waits(cluster, monkeypatch):
+    """What the cluster had seen, as (writes, changes of attributes), at each wait for a batch.
+
+    Until then no batch is answered.
+    """
+    held, seen = hold(cluster), []
+    original = write_behind.WriteBehind._end_oldest
+
+    def end_oldest(self):
+        seen.append(
+            (cluster.requests(dataplane.WRITE_BATCH), cluster.metadata_calls["set_attributes"])
+        )
+        release(cluster, held)
+        return original(self)
+
+    monkeypatch.setattr(write_behind.WriteBehind, "_end_oldest", end_oldest)
+    monkeypatch.setattr(OpenInode, "upkeep", lambda *_: None)  # it would wait for a batch, too
+    return seen
+
+
+def begin(cluster, client):
+    """A file with one batch under way, and how many requests that is."""
+    file = client.open_file("/f", "wb+")
+    write_all(file, bytes(BATCH))
+    sent = file.handle.opened._behind._under_way[0].transfer.batch._next_number
+    wait_until(lambda: cluster.requests(dataplane.WRITE_BATCH) == sent)
+    return file, sent
+
+
+def test_a_batch_waits_for_one_that_touches_the_same_chunk(cluster, waits):
+    client = cluster.client()
+    file, sent = begin(cluster, client)
+    file.seek(CHUNK_BYTES)
+    write_all(file, b"x" * BATCH)
+    assert waits == [(sent, 0)]  # before anything more was sent
+    file.close()
+    assert client.read("/f") == bytes(CHUNK_BYTES) + b"x" * BATCH
+
+
+def test_a_read_waits_for_what_is_under_way_in_its_chunk(cluster, waits):
+    file, sent = begin(cluster, cluster.client())
+    assert file.pread(10, CHUNK_BYTES) == bytes(10)
+    assert waits == [(sent, 0)]
+    file.close()
+
+
+@pytest.mark.parametrize("length", [0, 100])
+def test_a_cut_waits_for_what_is_under_way(cluster, waits, length):
+    file, sent = begin(cluster, cluster.client())
+    file.truncate(length)
+    assert waits[0] == (sent, 0)  # before the metaserver was asked to cut
+    file.close()
 
 
 def test_bytes_lost_on_the_way_are_told_once_at_fsync_and_not_again_at_close(cluster):
