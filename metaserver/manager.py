@@ -109,7 +109,7 @@ class Manager:
             held = dict(self._state.held)
             if old is not None and old.incarnation != node.incarnation:
                 self._members.retire(node.node, old.incarnation)
-                self._cuts.forget(node.node)
+                self._cuts.forget(node.node, now_ms)
                 reason = f"node {node.node} started anew"
                 mine = targets_of(draft, node.node)
                 for target in mine:
@@ -156,6 +156,7 @@ class Manager:
             draft = routing
             if not known.alive:
                 draft = put(routing, nodes=[replace(known, alive=True)])
+                self._cuts.forget(node, now_ms)
                 _log.info("node_returned", node=node)
             self._accept(draft, node, by_target)
             self._settle(self._state._replace(routing=draft), now_ms)
@@ -363,7 +364,7 @@ class Manager:
             _log.warning("node_lost", node=info.node, host=info.host, silent_ms=silent_ms)
             for target in targets_of(draft, info.node):
                 self._set_local(draft, target, LocalState.OFFLINE, reason)
-            self._cuts.forget(info.node)
+            self._cuts.forget(info.node, now_ms)
         return put(draft, nodes=[replace(info, alive=False) for info in dead]) if dead else draft
 
     def _touch(self, routing: Routing, node: NodeId, reason: str) -> None:

@@ -9,7 +9,8 @@ sync from a neighbour that cannot reach him (:class:`Cuts`, at the manager).
 * What a node says stands until its next heartbeat: nothing is an event that could be missed, and a
   manager that restarts hears it again.
 * It counts when the accused has been heard since. One that is dead or stopped is not heard: its
-  lease decides, as ever.
+  lease decides, as ever. Of one that has just come back nothing counts for a while, nor what it
+  says: the others have yet to find it.
 * Of two neighbours that serve, the one leaves that fewer of the chain's members reach; else the
   successor, as a syncing successor always does. So another one always serves. It gets no lease
   from then on, and leaves when the last one is surely over; until then nobody else of its chain is
@@ -29,6 +30,7 @@ from fs3.core.types import Chain, LocalState, NodeId, PublicState, Replica, Targ
 
 _OFFLINE = LocalState.OFFLINE
 _PROBES_PER_BOUND = 5
+RETURN_MS = 10_000  # for so long after a node has come back nothing said of it or by it counts
 AGAIN_MS = 10 * 60_000  # two that were cut and are cut again within this time are not trusted
 TRUST_MS_MIN = 5_000  # how long they must be in touch then; doubles every time
 TRUST_MS_MAX = 5 * 60_000
@@ -97,6 +99,7 @@ class Cuts:
 
     def __init__(self) -> None:
         self._said: dict[NodeId, dict[NodeId, bool]] = {}  # by whom, of whom: was he heard since?
+        self._counts_from_ms: dict[NodeId, int] = {}  # of those that came back lately
         self._cut: frozenset[Pair] = frozenset()
         self._partings: dict[Pair, _Parting] = {}
         self._leaving: dict[TargetId, _Leaving] = {}
@@ -111,8 +114,9 @@ class Cuts:
             if node in of:
                 of[node] = True
 
-    def forget(self, node: NodeId) -> None:
-        """``node`` is silent, or has started anew: nothing that was said by or of it counts."""
+    def forget(self, node: NodeId, now_ms: int) -> None:
+        """``node`` is silent, or is back: nothing that was said by or of it counts."""
+        self._counts_from_ms[node] = now_ms + RETURN_MS
         self._said.pop(node, None)
         for of in self._said.values():
             of.pop(node, None)
@@ -125,7 +129,7 @@ class Cuts:
             _pair(node, other)
             for node, of in self._said.items()
             for other, was_heard in of.items()
-            if was_heard
+            if was_heard and now_ms >= max(self._counts_from(node), self._counts_from(other))
         }
         for pair, parting in list(self._partings.items()):
             if pair in cut:
@@ -139,6 +143,9 @@ class Cuts:
         stirred = frozenset(node for pair in (*self._cut, *cut) for node in pair)
         self._cut = frozenset(cut)
         return stirred | {leaving.node for leaving in self._leaving.values()}
+
+    def _counts_from(self, node: NodeId) -> int:
+        return self._counts_from_ms.get(node, 0)
 
     def said_by(self, node: NodeId) -> tuple[NodeId, ...]:
         """Whom ``node`` does not reach, as it said last."""

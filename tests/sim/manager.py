@@ -117,7 +117,7 @@ class Manager:
         self._incarnations[node] = incarnation
         self._sequences.pop(node, None)
         self._leases.heard(node, self._clock_ms())
-        self._cuts.forget(node)
+        self._cuts.forget(node, self._clock_ms())
         self._local[TargetId(node)] = LocalState.OFFLINE
         self._settle()
 
@@ -125,7 +125,7 @@ class Manager:
         for replica in self.chain.replicas:
             if self._leases.expired(replica.node, self._clock_ms()):
                 self._local[replica.target] = LocalState.OFFLINE
-                self._cuts.forget(replica.node)
+                self._cuts.forget(replica.node, self._clock_ms())
         self._cuts.settle(self._clock_ms())
         local = {
             r.target: self._local.get(r.target, _ASSUMED[r.state]) for r in self.chain.replicas

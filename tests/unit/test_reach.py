@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fs3.core.chain import next_chain
-from fs3.core.reach import AGAIN_MS, TRUST_MS_MAX, TRUST_MS_MIN, Cuts, Prober
+from fs3.core.reach import AGAIN_MS, RETURN_MS, TRUST_MS_MAX, TRUST_MS_MIN, Cuts, Prober
 from fs3.core.types import (
     Chain,
     ChainId,
@@ -193,7 +193,7 @@ def test_a_dead_node_is_left_to_its_lease() -> None:
     world.part((2, 1))
     world.rounds(1000)
     assert world.leaving == []
-    world.cuts.forget(NodeId(1))  # its lease is over
+    world.cuts.forget(NodeId(1), world.now_ms)  # its lease is over
     world.local[TargetId(1)] = OFF
     world.rounds(1000)
     assert (world.states, world.leaving) == ("2:SERVING 1:OFFLINE", [])
@@ -234,12 +234,39 @@ def test_those_who_lose_each_other_again_must_be_in_touch_for_longer_each_time()
     assert part_and_mend() < 1000
 
 
-def test_a_node_that_starts_anew_is_not_what_was_said_of_it_before() -> None:
+def test_of_a_node_that_has_just_come_back_nothing_counts_until_the_others_can_have_found_it() -> (
+    None
+):
     cuts = Cuts()
     cuts.say(NodeId(1), [NodeId(2)])
     cuts.say(NodeId(2), [])
     assert cuts.settle(0) == {1, 2}
-    cuts.forget(NodeId(2))
+    cuts.forget(NodeId(2), 1)
     assert cuts.settle(1) == {1, 2}  # once more: what was held back may go on
-    assert cuts.settle(2) == set()
     assert cuts.said_by(NodeId(1)) == ()
+    for _ in range(2):  # they have not found each other yet
+        cuts.say(NodeId(1), [NodeId(2)])
+        cuts.say(NodeId(2), [NodeId(1)])
+    assert cuts.settle(RETURN_MS) == set()
+    assert cuts.settle(1 + RETURN_MS) == {1, 2}
+
+
+def test_a_node_that_dies_again_and_again_syncs_at_once_each_time() -> None:
+    """The others miss it until they have found its new process: that is no cut."""
+    world = World(SERVING, SERVING)
+    for _ in range(10):
+        world.silent = {2}
+        world.part((1, 2))
+        world.rounds(3000)
+        world.cuts.forget(NodeId(2), world.now_ms)  # its lease is over
+        world.local[TargetId(2)] = OFF
+        world.rounds(2000)
+        assert world.states == "1:SERVING 2:OFFLINE"
+        world.silent = set()
+        world.cuts.forget(NodeId(2), world.now_ms)  # it registers
+        world.rounds(2000)  # ... and is not found yet
+        assert world.states == "1:SERVING 2:SERVING"
+        assert world.leaving == []
+        world.part()
+        world.rounds(1000)
+        assert world.states == "1:SERVING 2:SERVING"
