@@ -19,7 +19,7 @@ case $part in
     *) echo "usage: bash tests/run.sh [fast|long|all] [pytest's arguments]" >&2; exit 2 ;;
 esac
 
-install_packages git:git rsync:rsync sqlite3:sqlite3 fusermount3:fuse3 ip:iproute2 tar:tar
+install_packages git:git rsync:rsync sqlite3:sqlite3 fusermount3:fuse3 ip:iproute2 tar:tar g++:g++
 # Without "grep -q": it would end early, and the pipe with it.
 if ! PATH=$PATH:/sbin ldconfig -p | grep libfuse3.so.3 >/dev/null; then
     install_packages "no-such-command:libfuse3-3"

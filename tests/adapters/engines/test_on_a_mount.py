@@ -1,0 +1,76 @@
+"""What engines bring along for file systems, unchanged, on an fs3 mount.
+
+LMCache's connector for 3FS finds 3FS's Python module (deploy/hf3fs_fuse) and so reads and writes
+through rings, past the mount; vLLM's file tier uses plain files.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from kv_cluster import eventually
+from lmcache_engine import Engine as LMCacheEngine
+from lmcache_engine import content, keys, running_loop
+from running_cluster import RunningCluster
+from vllm.v1.kv_offload.base import ReqContext
+from vllm_engine import contents, engine
+
+SHIM = Path(__file__).parents[3] / "deploy" / "hf3fs_fuse"
+pytestmark = [
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not Path("/dev/fuse").exists(), reason="a mount needs root and FUSE"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with RunningCluster(tmp_path_factory.mktemp("cluster") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mount(cluster) -> Path:
+    return cluster.mount()
+
+
+@pytest.fixture(autouse=True)
+def _rings(monkeypatch):
+    """``hf3fs_fuse`` as ``pip install deploy/hf3fs_fuse`` would bring it."""
+    monkeypatch.syspath_prepend(str(SHIM))
+
+
+def test_lmcaches_connector_for_3fs(mount):
+    extra = {
+        "hf3fs_mount_point": str(mount),
+        "hf3fs_iov_size": 100 << 20,
+        "hf3fs_ior_entries": 128,
+        "hf3fs_io_thread_num": 2,
+    }
+    with running_loop() as loop:
+        made = LMCacheEngine(extra, loop, url=f"hf3fs://{mount}/lmcache")
+        asked = keys(0, 6)
+        chunks = [made.chunk(i) for i in range(6)]
+        before = [content(chunk) for chunk in chunks]
+        made.backend.batched_submit_put_task(asked, chunks)
+        eventually(lambda: all(made.backend.contains(key) for key in asked))
+        back = made.backend.batched_get_blocking(asked)
+        assert [content(chunk) for chunk in back] == before
+        made.close()
+    assert len(list((mount / "lmcache").glob("*.data"))) == 6
+
+
+def test_vllms_file_tier(mount):
+    tier = {"type": "fs", "root_dir": str(mount / "vllm"), "n_read_threads": 2}
+    content = contents(1, 10)
+    with engine(tier) as first:
+        assert first.manager.secondary_tiers[0]._use_o_direct
+        first.store(ReqContext("a"), content)
+    with engine(tier, name="two") as second:
+        missing = list(contents(2, 2))
+        request = ReqContext("b")
+        assert second.look_up(request, [*content, *missing]) == [True] * 10 + [False] * 2
+        assert second.load(request, list(content)) == list(content.values())
+    assert not list((mount / "vllm").rglob("*.tmp"))
