@@ -88,6 +88,7 @@ def tests_of(*modules: ModuleType) -> dict[str, object]:
 def put_in_place(monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
     """Clients and servers of these modules are ours."""
     monkeypatch.setattr(rdma_client, "EXPECTED", rdma_client.EXPECTED | EXPECTED)
+    monkeypatch.setattr(rdma_client, "CANCEL_S", 30.0)  # however slow this machine is
     for module in (frame_peers, *modules):
         monkeypatch.setattr(module, "Client", Client)
         monkeypatch.setattr(module, "Server", Server)

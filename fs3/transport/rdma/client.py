@@ -43,7 +43,7 @@ from fs3.transport.rdma.regions import Lent
 _OWN = 1 << 62  # request ids of the connection itself
 _HANDSHAKE, _LINK = _OWN + 1, _OWN + 2
 _COMPLETIONS_PER_POLL = 64
-_CANCEL_S = 0.05  # how long forgetting a request waits for the server before it cuts the link
+CANCEL_S = 0.05  # how long forgetting a request waits for the server before it cuts the link
 PERMITTED_BYTES = 32 << 20  # of replies, on their way to one thread
 _log = get_logger(__name__)
 
@@ -164,7 +164,7 @@ class RdmaConnection(DataConnection):
         self._sent.pop(request_id, None)
         self._link.send(Prefix(MessageKind.CANCEL, request_id=request_id))
         self._link.flush()
-        end_s = time.monotonic() + _CANCEL_S
+        end_s = time.monotonic() + CANCEL_S
         waiting = select.poll()
         waiting.register(self._queue.fileno(), select.POLLIN)
         while request_id in self._flights and not self.dead:
