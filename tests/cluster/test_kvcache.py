@@ -8,6 +8,7 @@ import random
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from running_cluster import RunningCluster
 
 import fs3
 from fs3 import dataplane
+from fs3.client import kvcache
 from fs3.client.kvdata import Links
 from fs3.client.routing import RoutingCache
 from fs3.errors import Code, Fs3Error
@@ -215,6 +217,8 @@ def test_any_batch_is_one_round_trip_to_each_storageserver_and_none_to_a_metaser
 
     monkeypatch.setattr(Links, "send", counting)
     monkeypatch.setattr(RoutingCache, "_fetch", fetching)
+    # Who waits for a second looks, beside, whether routing has changed: not in this test.
+    monkeypatch.setattr(kvcache, "Limits", partial(kvcache.Limits, look_ms=600_000))
     buffers = [bytearray(100) for _ in keys]
     calls = {
         "put_from": lambda: cache.put_from(keys, [b"v" * 100] * 2000).all(),
