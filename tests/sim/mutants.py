@@ -37,7 +37,7 @@ SEEDS = 1000
 # mutant: a seed that finds it
 FOUND_BY: dict[str, int] = {
     "successor_to_the_tail_shows_the_old": 28,
-    "resync_without_channels": 53,
+    "resync_without_channels": 55,
     "lease_without_a_version": 28,
     "forward_meets_a_copy": 6,
     "late_readers_share_the_answer": 0,
@@ -53,7 +53,7 @@ FOUND_BY: dict[str, int] = {
     "any_chain_version": 10,
     "commit_before_the_ack": 0,
     "serve_past_the_lease": 19,
-    "channels_stay_at_the_head": 106,
+    "channels_stay_at_the_head": 28,
     "dirty_read": 16,
     "old_read": 24,
     "forwards_are_forgotten": 9,
