@@ -112,6 +112,13 @@ def test_no_file_is_long() -> None:
     assert long == {}, "is there a seam?"
 
 
+def test_every_decision_has_a_number_of_its_own() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    wrong = [page.name for page in pages if not page.read_text().startswith(f"# {page.name[:4]}")]
+    assert wrong == []
+
+
 def test_file_names_say_something() -> None:
     found = [str(p.relative_to(ROOT)) for p in sources() if p.stem in NAMES_THAT_SAY_NOTHING]
     assert found == []
