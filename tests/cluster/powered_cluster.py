@@ -50,13 +50,15 @@ class PoweredCluster:
         local = self.cluster.local
         records = [local.files.supervisor_file("pid"), *sorted(local.directory.glob("*/pid"))]
         running = [found for path in records if (found := processes.read_record(path))]
+        for log in local.directory.glob("*/log"):  # they will be lost, and may be wanted
+            with (self.disk.path.parent / f"log-{log.parent.name}").open("ab") as kept:
+                kept.write(log.read_bytes())
+        # From now on nothing of ours looks into the disk: on a frozen one, even listing a directory
+        # waits for whoever is changing a name there, for ever.
         self.disk.freeze_after(after_changes)
         self.wait_until("the disk is frozen", self.disk.is_frozen)
         for process in running:  # the supervisor first: it would start others
             process.signal(signal.SIGKILL)
-        for log in local.directory.glob("*/log"):  # they are lost, and may be wanted
-            with (self.disk.path.parent / f"log-{log.parent.name}").open("ab") as kept:
-                kept.write(log.read_bytes())
         self.disk.cut_power(seed, keep_some=keep_some)
         self.disk.clear_rules()
         self._boot_id.write_text(secrets.token_hex(16))
