@@ -115,7 +115,11 @@ def powered_cluster(directory: Path, shape: Shape) -> Iterator[PoweredCluster]:
     boot_id.write_text(secrets.token_hex(16))
     with ExitStack() as stack:
         disk = stack.enter_context(Disk(directory / "disk", capacity_bytes=64 << 30))
-        settings: Extra = {"boot_id_file": str(boot_id), "scrub": {"bytes_per_s": 1 << 30}}
+        settings: Extra = {
+            "boot_id_file": str(boot_id),
+            "scrub": {"bytes_per_s": 1 << 30},
+            "local": {"enabled": False},  # clients on another machine hold no file of this disk
+        }
         cluster = RunningCluster(disk.path / "cluster", shape, METASERVER, settings)
         stack.callback(cluster.local.down)
         stack.enter_context(cluster)
