@@ -10,6 +10,7 @@ import pytest
 from mounted import Death, Logs, verify_replicas
 from running_cluster import RunningCluster
 
+from fs3.client import node_loads
 from fs3.client.api import Client
 from fs3.client.links import Links
 from fs3.client.pipeline import Pipeline
@@ -24,6 +25,21 @@ REQUESTS_MAX = 5  # of one batch to one storageserver: 10,000 pieces / 3 servers
 @pytest.fixture
 def client(cluster: RunningCluster) -> Client:
     return cluster.client()
+
+
+@pytest.fixture(params=["network", "same-machine"])
+def requests_max(
+    cluster: RunningCluster, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """How many requests one storageserver may get for one batch. To be asked for before ``client``.
+
+    Over a network a batch is spread over all replicas. A client on a storageserver's machine asks
+    that one alone, which gets what all would get.
+    """
+    if request.param == "same-machine":
+        return REQUESTS_MAX * len(cluster.local.specification.nodes)
+    monkeypatch.setattr(node_loads, "is_here", lambda _node: False)
+    return REQUESTS_MAX
 
 
 @pytest.fixture
@@ -83,21 +99,23 @@ def check(read: Callable[..., list[memoryview]], asked, contents: dict[str, byte
 
 
 def test_ten_thousand_pieces_are_a_handful_of_requests(
-    cluster, client, contents, sent, looked_up, logs: Logs
+    cluster, requests_max, client, contents, sent, looked_up, logs: Logs
 ):
     check(client.read_batch, pieces(contents, 1), contents)
     assert 1 <= len(sent) <= len(cluster.local.specification.nodes)
-    assert max(sent.values()) <= REQUESTS_MAX, sent
+    assert max(sent.values()) <= requests_max, sent
     assert looked_up == [len({path for path, _, _ in pieces(contents, 1)})]
 
 
-def test_pieces_of_open_files_ask_no_metaserver(client, contents, sent, looked_up, logs: Logs):
+def test_pieces_of_open_files_ask_no_metaserver(
+    requests_max, client, contents, sent, looked_up, logs: Logs
+):
     opened = {path: client.open_file(path) for path in contents}
     asked = [(opened[path], offset, length) for path, offset, length in pieces(contents, 2)]
     sent.clear()
     looked_up.clear()
     found = client.read_batch(asked)
-    assert max(sent.values()) <= REQUESTS_MAX, sent
+    assert max(sent.values()) <= requests_max, sent
     assert sum(looked_up) == 0
     for (path, offset, length), view in zip(pieces(contents, 2), found, strict=True):
         assert view == contents[path][offset : offset + length]
