@@ -17,6 +17,7 @@ exception is raised for misuse alone (a read-only buffer, a key that is too long
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -28,7 +29,7 @@ from fs3.checksum import crc32c
 from fs3.core import kv
 from fs3.core.chunks import UpdateKind
 from fs3.core.request import Codes, Limits
-from fs3.errors import Code, Fs3Error
+from fs3.errors import Code, Fs3Error, Retry
 from fs3.log import get_logger
 from fs3.routing import Routing
 
@@ -47,6 +48,8 @@ __all__ = ["AsyncKVCache", "KVCache"]
 
 DEADLINE_S = 2.0
 PIN_S = 60
+CLEAR_PATIENCE_S = 10.0  # with chains that change
+_CLEAR_PAUSE_S = 0.2
 _SIZE_HINT = 64 << 10
 _ATTEMPTS_ALONE = 2  # at a value with one replica, once more after looking who has it
 _ATTEMPTS = 12  # where others may take over; with their pauses that is about three seconds
@@ -270,7 +273,15 @@ class KVCache:
 
         Fs3Error if a storageserver cannot be asked.
         """
-        return remove_all(self._fresh_routing(), self._context.cluster_id, self._namespace)
+        deadline_s = time.monotonic() + CLEAR_PATIENCE_S
+        while True:
+            try:
+                return remove_all(self._fresh_routing(), self._context.cluster_id, self._namespace)
+            except Fs3Error as error:
+                # A chain that has just changed is found again under its newer version.
+                if error.retry is not Retry.REFRESH or time.monotonic() > deadline_s:
+                    raise
+            time.sleep(_CLEAR_PAUSE_S)
 
     def register(self, buffer: Any) -> None:  # noqa: ANN401 - any buffer
         """Announce memory that values will be read into or put from, over and over.
