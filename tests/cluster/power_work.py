@@ -128,13 +128,14 @@ class Worker(ABC):
         ledger, random = self.ledger, self._random
         usable = [name for name in ledger.sent if name not in ledger.unsure]
         if not usable or (len(usable) < _FILES_MAX and random.random() < 0.3):
-            self._make()
+            self.make()
         elif len(usable) >= _FILES_MAX and random.random() < 0.1:
             self._remove(random.choice(usable))
         else:
             self._overwrite(random.choice(usable))
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """One more file, fsynced."""
         ledger = self.ledger
         self._made += 1
         name = f"{self.name}-{self._made}"
