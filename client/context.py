@@ -32,15 +32,17 @@ from fs3.rpc import Channel, Stub
 from fs3.types import Credentials, Inode
 
 from .data import DataClient
-from .metadata import RETRY_S, Closing, Metadata
+from .metadata import RETRIED, RETRY_S, Closing, Metadata
 from .open_inodes import OpenInode
 from .open_table import OpenInodes
 from .pipeline import Pipeline
 from .routing import RoutingCache
 
 _UPKEEP_S = 0.25
+_UPKEEP_MAX_S = 4.0  # between two attempts, after failures
 _CLOSINGS_MAX = 256  # in one call; a thread that closes more sends them itself
 _EXTEND_AGAIN_S = 5.0  # after a failure
+_CLOSE_RETRY_S = 5.0  # to end sessions that end by themselves when they are not extended
 _EXIT_RETRY_S = 2.0  # an exiting process does not wait long for a metaserver that is away
 _log = get_logger(__name__)
 
@@ -212,6 +214,16 @@ class ClientContext:
                     self._settlings.append(closing)
                 raise
 
+    def _end_sessions(self) -> None:
+        """Nothing that was written depends on it, so a metaserver that is away fails no close."""
+        self.metadata.retry_s = min(self.metadata.retry_s, _CLOSE_RETRY_S)
+        try:
+            self._send_closings()
+        except Fs3Error as error:
+            if error.code not in RETRIED:
+                raise
+            _log.warning("sessions_left_to_end", sessions=len(self._closings), error=str(error))
+
     # -- upkeep ----------------------------------------------------------------------------------
 
     def _start_upkeep(self) -> None:
@@ -261,7 +273,7 @@ class ClientContext:
             stack.callback(self._channel.close)
             stack.callback(self.metadata.disconnect)
             stack.callback(self.data.close)
-            stack.callback(self._send_closings)
+            stack.callback(self._end_sessions)
             stack.callback(self._send_settlings)
             left = [Closing(inode, session) for session, inode in self._sessions.items()]
             self._closings += left
@@ -274,15 +286,25 @@ def _run_upkeep(
     wake: threading.Event,
     task: Callable[[ClientContext], None],
 ) -> None:
-    """Until the context is closed or forgotten: no reference to it is held while waiting."""
-    while not wake.wait(_UPKEEP_S):
+    """Until the context is closed or forgotten: no reference to it is held while waiting.
+
+    What fails is tried again after growing pauses, and told when that begins and ends.
+    """
+    pause_s = _UPKEEP_S
+    while not wake.wait(pause_s):
         context = reference()
         if context is None:
             return
         try:
             task(context)
         except OSError as error:  # Fs3Error is one; so is having no descriptor left
-            _log.warning("upkeep_failed", error=str(error))
+            if pause_s == _UPKEEP_S:
+                _log.warning("upkeep_failed", task=task.__name__, error=str(error))
+            pause_s = min(2 * pause_s, _UPKEEP_MAX_S)
+        else:
+            if pause_s > _UPKEEP_S:
+                _log.info("upkeep_goes_on", task=task.__name__)
+            pause_s = _UPKEEP_S
         del context
 
 

@@ -38,7 +38,9 @@ CLOSINGS_PAGE = 500  # sessions
 _TRUNCATE_TIMEOUT_S = 30.0  # the metaserver waits for the storageservers
 _PAUSE_MIN_S, _PAUSE_MAX_S = 0.01, 1.0
 _METHODS = {m.python_name: m for m in methods(pb.DESCRIPTOR.services_by_name["Metadata"])}
-_AGAIN = frozenset((Code.MAYBE_APPLIED, Code.UNREACHABLE, Code.BUSY, Code.NOT_READY, Code.CONFLICT))
+RETRIED = frozenset(
+    (Code.MAYBE_APPLIED, Code.UNREACHABLE, Code.BUSY, Code.NOT_READY, Code.CONFLICT)
+)
 
 
 class Resolved(NamedTuple):
@@ -107,7 +109,7 @@ class Metadata:
                 )
             except Fs3Error as error:
                 late = not repeat or time.monotonic() + pause_s > deadline_s
-                if late or error.code not in _AGAIN:
+                if late or error.code not in RETRIED:
                     raise
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
@@ -121,7 +123,7 @@ class Metadata:
         outcomes: list[Any] = self._pipeline.exchange(_METHODS[method], requests, CALL_TIMEOUT_S)
         for place, (request, outcome) in enumerate(zip(requests, outcomes, strict=True)):
             if isinstance(outcome, Fs3Error):
-                if outcome.code not in _AGAIN:
+                if outcome.code not in RETRIED:
                     raise outcome
                 request_id = request.header.request_id
                 outcomes[place] = self._call(method, request, request_id=request_id)

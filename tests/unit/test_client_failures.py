@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 from fake_cluster import CHUNK_BYTES, FakeCluster, fake_cluster, wait_until
@@ -216,6 +217,42 @@ def test_the_upkeep_survives_that_no_descriptor_is_left(cluster, monkeypatch):
         file.write(b"sent by the upkeep")
         wait_until(lambda: cluster.requests(dataplane.WRITE_BATCH) > 0)
         assert all(thread.is_alive() for thread in context._upkeep)
+
+
+def test_an_upkeep_that_goes_on_failing_says_so_once(cluster, monkeypatch):
+    said = []
+    log = SimpleNamespace(
+        warning=lambda what, **_: said.append(what), info=lambda what, **_: said.append(what)
+    )
+    monkeypatch.setattr("fs3.client.context._log", log)
+    monkeypatch.setattr("fs3.client.context._UPKEEP_S", 0.01)
+    monkeypatch.setattr("fs3.client.context._UPKEEP_MAX_S", 0.02)
+    failing = True
+    attempts = []
+
+    def tell(**_options):
+        attempts.append(failing)
+        if failing:
+            raise Fs3Error(Code.UNREACHABLE, "nobody is there")
+
+    client = cluster.client()
+    with client.open_file("/f", "wb"):
+        monkeypatch.setattr(client.context, "_send_settlings", tell)
+        wait_until(lambda: attempts.count(True) > 5)
+        failing = False
+        wait_until(lambda: attempts.count(False) > 1)
+        assert said == ["upkeep_failed", "upkeep_goes_on"]
+
+
+def test_a_client_that_only_read_closes_well_without_a_metaserver(cluster, monkeypatch):
+    monkeypatch.setattr("fs3.client.context._CLOSE_RETRY_S", 0.1)
+    client = cluster.client()
+    client.write("/f", b"hello")
+    file = client.open_file("/f", "rb")
+    assert file.read() == b"hello"
+    cluster.stop_metaserver()
+    client.close()
+    cluster.start_metaserver()
 
 
 def test_a_cut_to_nothing_that_failed_loses_nothing(cluster, monkeypatch):
