@@ -24,12 +24,24 @@ _LOOK_AGAIN_S = 0.2
 
 @dataclass(slots=True)
 class Comparison:
-    """What was found on one chain. ``problems`` empty: every replica holds the same."""
+    """What was found on one chain. ``problems`` empty: every replica holds the same.
+
+    ``incomplete``: a replica does not serve or could not be asked, so that nothing is known of it.
+    """
 
     compared: list[int] = field(default_factory=list)
     chunks: int = 0
     data_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    incomplete: bool = False
+    differences: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two."""
+        if not self.problems:
+            return "all equal"
+        return "NOT EQUAL" if self.differences else "NOT ALL COMPARED"
 
 
 def side_by_side(scans: Mapping[int, Iterable[ChunkState]]) -> Iterator[dict[int, ChunkState]]:
@@ -67,6 +79,7 @@ def compare_chain(
     result = Comparison(compared=[int(r.target) for r in chain.serving])
     for replica in chain.replicas:
         if replica not in chain.serving:
+            result.incomplete = True
             result.problems.append(f"target {replica.target} is {replica.state.name}: not compared")
     deadline_s = time.monotonic() + patience_s
     scans = {target: calls.scan(routing, TargetId(target)) for target in result.compared}
@@ -78,10 +91,12 @@ def compare_chain(
                 difference = _look_again(calls, routing, result.compared, first.chunk, deadline_s)
             result.chunks += 1
             result.data_bytes += first.length_bytes
+            result.differences += bool(difference)
             if difference and len(result.problems) < PROBLEMS_MAX:
                 name = f"inode {chunk_owner(first.chunk)} chunk {chunk_slot(first.chunk)}"
                 result.problems.append(f"{name}: {difference}")
     except Fs3Error as error:
+        result.incomplete = True
         result.problems.append(f"a replica cannot be asked: {error.detail}")
     return result
 

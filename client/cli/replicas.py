@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from fs3.client.administration import Administration, ChunkState
     from fs3.core.types import Chain
     from fs3.routing import Routing
+
+_ASK_AGAIN_S = 0.5
 
 
 def register(app: typer.Typer) -> None:
@@ -82,6 +85,9 @@ def verify(
     patience_s: Annotated[
         float, typer.Option("--patience", help="Seconds to give writes that are under way.")
     ] = 5.0,
+    wait_s: Annotated[
+        float, typer.Option("--wait", help="Seconds to give replicas that do not serve yet.")
+    ] = 0.0,
 ) -> None:
     """Compare the replicas of every chunk.
 
@@ -89,11 +95,14 @@ def verify(
     Exit code 1 if a chunk differs, or if a replica cannot be asked or does not serve.
 
     \b
-    Example:  fs3 verify
+    Examples:
+      fs3 verify
+      fs3 verify --wait 60      behind a crash: when all replicas are up to date again
     """
     from fs3.client.comparison import compare_chain
 
     location = locate(directory, address, cluster_id)
+    deadline_s = time.monotonic() + wait_s
     bad = 0
     with location.administration() as calls:
         routing = calls.routing()
@@ -101,11 +110,17 @@ def verify(
             raise Fs3Error(Code.NOT_READY, "there are no chains to compare")
         for chain in sorted(routing.chains.values(), key=lambda c: c.chain):
             result = compare_chain(calls, routing, chain, patience_s)
+            while result.incomplete and time.monotonic() < deadline_s:
+                time.sleep(_ASK_AGAIN_S)
+                routing = calls.routing()
+                result = compare_chain(
+                    calls, routing, routing.chains.get(chain.chain, chain), patience_s
+                )
             replicas = ", ".join(str(t) for t in result.compared)
             typer.echo(
                 f"chain {chain.chain}: {result.chunks:,} chunks"
                 f" ({human_bytes(result.data_bytes)}) on targets {replicas}:"
-                f" {'all equal' if not result.problems else 'NOT EQUAL'}"
+                f" {result.verdict}"
             )
             for problem in result.problems:
                 typer.echo(f"  {problem}", err=True)

@@ -147,7 +147,13 @@ def test_verify_fails_while_a_replica_cannot_be_compared(cluster: RunningCluster
     cluster.run("node", "kill", "1", "--hold", check=True)
     result = cluster.run("verify", "--patience", "0")
     assert result.returncode == 1
-    assert "NOT EQUAL" in result.stdout
+    assert "NOT ALL COMPARED" in result.stdout
+
+
+def test_verify_waits_for_a_replica_that_returns(cluster: RunningCluster) -> None:
+    cluster.run("node", "kill", "2", check=True)
+    result = cluster.run("verify", "--wait", "60", check=True)
+    assert "every replica of every chunk is the same" in result.stdout
 
 
 def test_killed_node_returns_and_held_node_does_not(cluster: RunningCluster) -> None:
