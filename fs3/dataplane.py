@@ -29,6 +29,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fs3.core.types import CHUNK_CONTENT_BYTES_MAX
 from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer
 
@@ -41,7 +42,7 @@ LOCATE = 0x1005  # a READ_BATCH that is answered with where the bytes lie
 PIN = 0x1020  # keep KV values from eviction, for `length` seconds; 0: no longer
 
 BATCH_ITEMS_MAX = 4096  # items in one request
-BATCH_BYTES_MAX = 64 << 20  # payload bytes in one request or reply
+BATCH_BYTES_MAX = CHUNK_CONTENT_BYTES_MAX  # payload bytes in one request or reply
 
 READ_ITEM = np.dtype(
     [

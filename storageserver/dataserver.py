@@ -19,7 +19,7 @@ from fs3.core import messages as m
 from fs3.core.chunks import Tag, UpdateKind
 from fs3.core.kv import OWNER_BYTE
 from fs3.core.types import (
-    CHUNK_BYTES_MAX,
+    CHUNK_CONTENT_BYTES_MAX,
     CHUNK_ID_BYTES,
     ChainId,
     ChainVersion,
@@ -232,7 +232,7 @@ def _check_reads(items: Sequence[dataplane.ReadItem]) -> int:
     """How many bytes they ask for."""
     total = 0
     for index, item in enumerate(items):
-        if item[3] + item[4] > CHUNK_BYTES_MAX:
+        if item[3] + item[4] > CHUNK_CONTENT_BYTES_MAX:
             raise _out_of_range(index, item[3], item[4])
         total += item[4]
     if total > dataplane.BATCH_BYTES_MAX:
@@ -245,7 +245,7 @@ def _check_reads(items: Sequence[dataplane.ReadItem]) -> int:
 
 def _check_ranges(offsets: NDArray[Any], lengths: NDArray[Any]) -> None:
     ends = offsets.astype(np.int64) + lengths
-    if len(ends) and int(ends.max()) > CHUNK_BYTES_MAX:
+    if len(ends) and int(ends.max()) > CHUNK_CONTENT_BYTES_MAX:
         at = int(ends.argmax())
         raise _out_of_range(at, int(offsets[at]), int(lengths[at]))
 
@@ -254,7 +254,7 @@ def _out_of_range(at: int, offset: int, length: int) -> Fs3Error:
     return Fs3Error(
         Code.INVALID,
         f"item {at}: {length} bytes at offset {offset} reach beyond the largest"
-        f" chunk, {CHUNK_BYTES_MAX} bytes",
+        f" chunk, {CHUNK_CONTENT_BYTES_MAX} bytes",
     )
 
 

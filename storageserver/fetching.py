@@ -10,7 +10,7 @@ import numpy as np
 
 from fs3 import dataplane
 from fs3.checksum import crc32c
-from fs3.core.types import CHUNK_BYTES_MAX, Chain, ChunkId, ChunkVersion
+from fs3.core.types import CHUNK_CONTENT_BYTES_MAX, Chain, ChunkId, ChunkVersion
 from fs3.errors import Code, Fs3Error, code_of
 from fs3.transport.client import DataConnection, drive
 
@@ -34,7 +34,7 @@ def fetch_chunk(
     A longer one comes cut off one byte behind that. Fs3Error as the data plane has it: NO_CHUNK,
     CORRUPT (there, or on the way), STALE_CHAIN, NOT_SERVING, UNREACHABLE, ...
     """
-    wanted = min(length_bytes + 1, CHUNK_BYTES_MAX)
+    wanted = min(length_bytes + 1, CHUNK_CONTENT_BYTES_MAX)
     buffer = memoryview(bytearray(wanted))
 
     def place(_number: int, head: bytes) -> Sequence[memoryview]:

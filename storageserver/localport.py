@@ -35,7 +35,7 @@ from .jobs import BufferOwner, LocateJob, Payload
 from .settings import LocalSettings
 from .target import Target
 
-_CLASSES = 16  # more than there are size classes: a file's number is target's place * this + class
+_CLASSES = 32  # more than there are size classes: a file's number is target's place * this + class
 _log = get_logger(__name__)
 
 _START = struct.Struct("<QII")  # dataplane.LOCATE_REPLY

@@ -28,7 +28,7 @@ from typing import Any, NewType
 import numpy as np
 from numpy.typing import NDArray
 
-from fs3.core.types import CHUNK_BYTES_MAX, ChainId
+from fs3.core.types import CHUNK_BYTES_MAX, CHUNK_ROOM_BYTES, ChainId, ChunkId
 
 NamespaceId = NewType("NamespaceId", int)
 
@@ -37,11 +37,12 @@ OWNER_BYTE = NAMESPACE_FIRST >> 56  # a chunk id begins with this or more: a val
 FORMAT = 1
 HEADER_BYTES = 16
 KEY_BYTES_MAX = 4096
-VALUE_BYTES_MAX = CHUNK_BYTES_MAX - HEADER_BYTES - KEY_BYTES_MAX
+VALUE_BYTES_MAX = CHUNK_BYTES_MAX
 DIGEST_BYTES = 16
 
 _MAGIC = b"fs3v"
 _HEADER = struct.Struct("<4sBBHII")
+assert HEADER_BYTES + KEY_BYTES_MAX <= CHUNK_ROOM_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,11 @@ class KvNamespace:
     value_bytes_max: int = VALUE_BYTES_MAX
     uid: int = 0  # the owner
     gid: int = 0
+
+
+def is_value(chunk: ChunkId) -> bool:
+    """Whether a chunk is a value of the KV cache, and not a part of a file."""
+    return chunk[0] >= OWNER_BYTE
 
 
 def digests(keys: Sequence[bytes]) -> bytes:

@@ -60,13 +60,14 @@ class Readers:
 
 
 class Allocator:
-    """Blocks of all size classes. ``grow(size_class)`` makes a file longer and says by how much.
+    """Blocks of all size classes. ``grow(size_class)`` makes a file longer: it says by how
+    many blocks, and whether they have disk space.
 
     Held blocks never exceed ``capacity_bytes`` (0: no limit), however many free ones there are.
     """
 
     def __init__(
-        self, readers: Readers, grow: Callable[[int], int], capacity_bytes: int = 0
+        self, readers: Readers, grow: Callable[[int], tuple[int, bool]], capacity_bytes: int = 0
     ) -> None:
         self._readers = readers
         self._grow = grow
@@ -74,6 +75,7 @@ class Allocator:
         self._holders = [array("I") for _ in range(SIZE_CLASSES)]
         self._free: list[list[int]] = [[] for _ in range(SIZE_CLASSES)]  # taken from the end
         self._punched: list[list[int]] = [[] for _ in range(SIZE_CLASSES)]  # without disk space
+        self._least = [0] * SIZE_CLASSES  # free with disk space since :meth:`look_again`, at least
         self.used_bytes = 0
 
     def rebuild(self, size_class: int, blocks: int) -> None:
@@ -103,12 +105,14 @@ class Allocator:
         free = self._free[size_class] or self._punched[size_class]
         holders = self._holders[size_class]
         if not free:
-            grown = self._grow(size_class)
+            grown, has_space = self._grow(size_class)
             first = len(holders)
             holders.frombytes(bytes(4 * grown))
-            free = self._free[size_class]
+            free = (self._free if has_space else self._punched)[size_class]
             free.extend(range(first + grown - 1, first - 1, -1))
         block = free.pop()
+        if len(free) < self._least[size_class]:
+            self._least[size_class] = len(self._free[size_class])
         holders[block] = 1
         self.used_bytes += size
         return block
@@ -143,15 +147,19 @@ class Allocator:
         """Disk space that free blocks hold."""
         return sum(len(free) * class_bytes(k) for k, free in enumerate(self._free))
 
+    def look_again(self) -> None:
+        """From now on it counts how many free blocks are never needed."""
+        self._least = [len(free) for free in self._free]
+
     def take_run(self, size_class: int, keep_bytes: int, run_bytes: int) -> range | None:
         """The highest run of free blocks to punch, of at most ``run_bytes`` (at least one block).
 
-        None while free blocks hold no more than ``keep_bytes``. The blocks come back by
-        :meth:`punched`.
+        None while free blocks that nobody has needed since :meth:`look_again` hold no more than
+        ``keep_bytes``. The blocks come back by :meth:`punched`.
         """
         free = self._free[size_class]
         size = class_bytes(size_class)
-        surplus = (len(free) * size - keep_bytes) // size
+        surplus = (self._least[size_class] * size - keep_bytes) // size
         if surplus <= 0:
             return None
         free.sort(reverse=True)
@@ -161,6 +169,7 @@ class Allocator:
             length += 1
         run = range(free[length - 1], free[0] + 1)
         del free[:length]
+        self._least[size_class] -= length
         return run
 
     def punched(self, size_class: int, run: range) -> None:

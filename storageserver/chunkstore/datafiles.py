@@ -1,7 +1,7 @@
 """Data files, one per size class, cut into blocks; and the CRCs of the blocks' checksum blocks.
 
-File ``blocks.NN`` holds blocks of ``64 KiB << NN``; block b begins at b times that. Files grow by
-fallocate, a quarter of their size at a time, so that a small target stays small and a big one is
+File ``blocks.NN`` holds blocks of ``BLOCK_BYTES[NN]``; block b begins at b times that. Files grow
+by fallocate, a quarter of their size at a time, so that a small target stays small and a big one is
 laid out in long extents. The CRCs stand in one array per class: row = block, column = 16 KiB.
 """
 
@@ -15,14 +15,19 @@ from pathlib import Path
 import numpy as np
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, Crcs
-from fs3.core.types import CHUNK_BYTES_MIN
 from fs3.errors import Code, Fs3Error
 
 from .files import FileLayer, Operation
-from .records import SEGMENT_SLOTS, SIZE_CLASSES, class_bytes, class_slots, segment_key
+from .records import (
+    BLOCK_BYTES,
+    SEGMENT_SLOTS,
+    SIZE_CLASSES,
+    class_bytes,
+    class_slots,
+    segment_key,
+)
 
 _COPY_BYTES = 1 << 20
-CLASS_SHIFT = CHUNK_BYTES_MIN.bit_length() - 1  # block b of class k begins at b << SHIFT + k
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,7 @@ class ChunkStoreSettings:
     growth_bytes_min: int = 1 << 20  # a data file grows by at least this (or one block)
     growth_bytes_max: int = 256 << 20  # and by no more than this
     idle_bytes_max: int = 64 << 20  # free blocks of a class that keep their disk space
+    idle_ticks: int = 10  # and others keep it until they have not been needed for so many
     punch_bytes: int = 64 << 20  # disk space given back in one tick, at most
     channels_max: int = 1 << 18  # exactly-once records kept; the longest unused go first
 
@@ -73,8 +79,11 @@ class DataFiles:
             new[: len(old)] = old
             self.crcs[size_class] = new
 
-    def grow(self, size_class: int) -> int:
-        """Make a class's file longer: the number of new blocks. OSError if the disk is full."""
+    def grow(self, size_class: int) -> tuple[int, bool]:
+        """Make a class's file longer: the number of new blocks, and whether they have disk space.
+
+        OSError if the disk is full.
+        """
         size = class_bytes(size_class)
         if self.fds[size_class] < 0:
             self._open(size_class)
@@ -90,15 +99,15 @@ class DataFiles:
             raise OSError(errno.ENOSPC, f"{free + settings.reserve_bytes} bytes are free on disk")
         # Dirty before the call: a failure half-way may have made the file longer.
         self._dirty.add(size_class)
-        self._files.fallocate(self.fds[size_class], length, step)
+        has_space = self._files.fallocate(self.fds[size_class], length, step)
         self.blocks[size_class] += step // size
         self._fit_crcs(size_class)
-        return step // size
+        return step // size, has_space
 
     def write(self, size_class: int, block: int, offset: int, parts: Sequence[memoryview]) -> None:
         """Put ``parts``, one behind the other, at ``offset`` of a block."""
         self._dirty.add(size_class)
-        position = (block << (CLASS_SHIFT + size_class)) + offset
+        position = block * BLOCK_BYTES[size_class] + offset
         fd = self.fds[size_class]
         total = sum(map(len, parts))
         written = self._files.pwritev(fd, parts, position)
@@ -111,7 +120,7 @@ class DataFiles:
 
     def read(self, size_class: int, block: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill ``buffers`` from ``offset`` of a block; CORRUPT if the file ends before."""
-        position = (block << (CLASS_SHIFT + size_class)) + offset
+        position = block * BLOCK_BYTES[size_class] + offset
         fd = self.fds[size_class]
         total = sum(map(len, buffers))
         if fd < 0:

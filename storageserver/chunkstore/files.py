@@ -30,7 +30,17 @@ Operation: TypeAlias = tuple[bytes, bytes | None]  # key and value; None deletes
 BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
+_TMPFS = 0x01021994
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def _file_system(fd: int) -> int:
+    """The kind of file system that an open file is in, as statfs(2) has it."""
+    found = (ctypes.c_long * 32)()  # struct statfs begins with it
+    if _libc.fstatfs(fd, found) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return int(found[0])
 
 
 class Space(NamedTuple):
@@ -70,7 +80,7 @@ class FileLayer(Protocol):
     def size(self, fd: int) -> int: ...
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int, /) -> int: ...
     def pwritev(self, fd: int, buffers: Sequence[memoryview], offset: int, /) -> int: ...
-    def fallocate(self, fd: int, offset: int, length: int) -> None: ...
+    def fallocate(self, fd: int, offset: int, length: int) -> bool: ...
     def punch(self, fd: int, offset: int, length: int) -> None: ...
     def fdatasync(self, fd: int) -> None: ...
     def make_directory(self, path: Path) -> None: ...
@@ -100,9 +110,17 @@ class Files:
         """Length of an open file in bytes."""
         return os.fstat(fd).st_size
 
-    def fallocate(self, fd: int, offset: int, length: int) -> None:
-        """Reserve disk space for a range, growing the file; ENOSPC if there is none."""
+    def fallocate(self, fd: int, offset: int, length: int) -> bool:
+        """Make a file longer, by a range that has disk space; ENOSPC if there is none.
+
+        False: it has none yet. A tmpfs fills a range with zeros to reserve it, which costs more
+        than writing there does: it gets its memory as it is written, and ENOSPC comes then.
+        """
+        if _file_system(fd) == _TMPFS:
+            os.truncate(fd, offset + length)
+            return False
         os.posix_fallocate(fd, offset, length)
+        return True
 
     def punch(self, fd: int, offset: int, length: int) -> None:
         """Give a range's disk space back; it reads as zeros."""

@@ -14,10 +14,10 @@ from fs3.dataplane import FILE_NONE
 from fs3.errors import Code
 from fs3.transport.located import Location
 
-from .datafiles import CLASS_SHIFT, DataFiles
+from .datafiles import DataFiles
 from .index import Index
 from .interface import Piece
-from .records import ROW, VERSION
+from .records import BLOCK_BYTES, ROW, VERSION
 
 _BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
@@ -57,7 +57,7 @@ def locate(
             if covered & _MASK:
                 stored.append(crc)  # of the partial last one
             crc = combine_blocks(stored, covered - start)
-        position = (block << CLASS_SHIFT + size_class) + start
+        position = block * BLOCK_BYTES[size_class] + start
         file = first_file + size_class
         places.append((0, end - offset, number, crc, file, position, offset - start, covered - end))
     return places

@@ -17,7 +17,15 @@ import numpy.typing as npt
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, crc32c
 from fs3.core.chunks import ChannelRecord, ChunkMeta, UpdateKind
-from fs3.core.types import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, ChunkId, ChunkVersion, chunk_owner
+from fs3.core.kv import is_value
+from fs3.core.types import (
+    CHUNK_BYTES_MAX,
+    CHUNK_BYTES_MIN,
+    CHUNK_CONTENT_BYTES_MAX,
+    ChunkId,
+    ChunkVersion,
+    chunk_owner,
+)
 from fs3.errors import Code, Fs3Error
 
 from .index import Index
@@ -371,10 +379,11 @@ class MemoryChunkStore:
 def _applied(content: bytes, update: StageRequest) -> bytes:
     """The content after ``update``; Fs3Error if it makes no sense."""
     offset, length = update.offset, update.length
-    if offset < 0 or length < 0 or offset + length > CHUNK_BYTES_MAX:
+    longest = CHUNK_CONTENT_BYTES_MAX if is_value(update.chunk) else CHUNK_BYTES_MAX
+    if offset < 0 or length < 0 or offset + length > longest:
         raise Fs3Error(
             Code.INVALID,
-            f"bytes {offset} to {offset + length} of a chunk: 0 to {CHUNK_BYTES_MAX} are allowed",
+            f"bytes {offset} to {offset + length} of a chunk: 0 to {longest} are allowed",
         )
     if update.kind is UpdateKind.REMOVE:
         return b""

@@ -18,10 +18,10 @@ from fs3.core.types import ChunkVersion
 from fs3.errors import Code, Fs3Error
 
 from .allocator import Readers
-from .datafiles import CLASS_SHIFT, DataFiles
+from .datafiles import DataFiles
 from .index import Index
 from .interface import Piece, ReadResult
-from .records import ROW, VERSION, Version
+from .records import BLOCK_BYTES, ROW, VERSION, Version
 
 _BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
@@ -93,7 +93,7 @@ class Reader:
                 part = scratch[: max(0, covered)]
             if offset >= 0 and 0 < length <= covered - begin:
                 try:
-                    preadv(fds[size_class], (part,), (block << CLASS_SHIFT + size_class) + start)
+                    preadv(fds[size_class], (part,), block * BLOCK_BYTES[size_class] + start)
                 except OSError as error:
                     results.append(self._failure(error))
                     continue

@@ -20,11 +20,24 @@ import numpy as np
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES
 from fs3.core.chunks import ChannelRecord, Tag
-from fs3.core.types import CHUNK_BYTES_MIN, CHUNK_ID_BYTES, ChunkId, ChunkVersion
+from fs3.core.types import (
+    CHUNK_BYTES_MIN,
+    CHUNK_ID_BYTES,
+    CHUNK_ROOM_BYTES,
+    ChunkId,
+    ChunkVersion,
+)
 from fs3.errors import Code, Fs3Error
 
 FORMAT = 1
-SIZE_CLASSES = 11  # 64 KiB << 0 ... 64 KiB << 10
+_PLAIN_CLASSES = 11
+SIZE_CLASSES = 2 * _PLAIN_CLASSES
+# The bytes of a block, by class: 64 KiB << 0 to 64 KiB << 10, and the same with room for a header,
+# so that a value of the KV cache of as many bytes does not take a block of twice the size.
+BLOCK_BYTES = (
+    *(CHUNK_BYTES_MIN << k for k in range(_PLAIN_CLASSES)),
+    *((CHUNK_BYTES_MIN << k) + CHUNK_ROOM_BYTES for k in range(_PLAIN_CLASSES)),
+)
 NO_CLASS = 255  # of a version without bytes, which has no block
 SEGMENT_SLOTS = 64  # CRCs in one segment record
 
@@ -92,18 +105,21 @@ def decode_epoch(value: bytes) -> int:
 
 def class_bytes(size_class: int) -> int:
     """The bytes of a block."""
-    return CHUNK_BYTES_MIN << size_class
+    return BLOCK_BYTES[size_class]
 
 
-def class_of(length: int) -> int:
-    """The smallest class whose blocks hold ``length`` bytes."""
+def class_of(length: int, *, roomy: bool) -> int:
+    """The smallest class whose blocks hold ``length`` bytes; ``roomy``: of those with more room."""
     if length == 0:
         return NO_CLASS
-    return max(0, (length - 1).bit_length() - (CHUNK_BYTES_MIN.bit_length() - 1))
+    if roomy:
+        length = max(1, length - CHUNK_ROOM_BYTES)
+    plain = max(0, (length - 1).bit_length() - (CHUNK_BYTES_MIN.bit_length() - 1))
+    return plain + _PLAIN_CLASSES if roomy else plain
 
 
 def class_slots(size_class: int) -> int:
-    """How many checksum blocks a block has."""
+    """How many whole checksum blocks a block has."""
     return class_bytes(size_class) // CHECKSUM_BLOCK_BYTES
 
 

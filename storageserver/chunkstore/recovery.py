@@ -26,7 +26,6 @@ from .records import (
     CHUNK_PREFIX,
     DURABLE_KEY,
     EPOCH_MAX,
-    FORMAT,
     FORMAT_KEY,
     NO_CLASS,
     OPEN_KEY,
@@ -51,17 +50,21 @@ _RECORDS = "records"
 Loaded: TypeAlias = dict[ChunkId, ChunkRecord]
 ChannelKey: TypeAlias = tuple[int, int]
 Channels: TypeAlias = dict[ChannelKey, ChannelRecord]
-_FORMAT_VALUE = f"fs3 chunk store {FORMAT}".encode()
+_FORMAT_VALUE = b"fs3 chunk store 2"
+_FORMAT_BEFORE = b"fs3 chunk store 1"  # without the classes that have room for a header
 _VERIFY_BYTES = 1 << 20
 
 
 def open_records(files: FileLayer, root: Path) -> Records:
-    """The records of the store in ``root``, made if nothing is there; Fs3Error if they are lost."""
+    """The records of the store in ``root``, made if nothing is there; Fs3Error if they are lost.
+
+    A store of the format before becomes one of this, which only this release and later ones open.
+    """
     files.make_directory(root)
     has_data = any(name.startswith("blocks.") for name in files.listdir(root))
     records = files.open_records(root / _RECORDS, create=not has_data)
     found = records.get(FORMAT_KEY)
-    if found is None and not has_data:
+    if found == _FORMAT_BEFORE or (found is None and not has_data):
         records.write([(FORMAT_KEY, _FORMAT_VALUE)])
         records.sync()
         files.sync_directory(root)

@@ -26,7 +26,8 @@ from fs3.checksum import (
     zeros_checksum,
 )
 from fs3.core.chunks import UpdateKind
-from fs3.core.types import CHUNK_BYTES_MAX
+from fs3.core.kv import is_value
+from fs3.core.types import CHUNK_BYTES_MAX, CHUNK_CONTENT_BYTES_MAX
 from fs3.errors import Code, Fs3Error
 
 from .allocator import Allocator
@@ -59,10 +60,11 @@ def plan(base: Version, update: StageRequest) -> Change:
     """What ``update`` does to ``base``; INVALID if it makes no sense."""
     offset, length = update.offset, update.length
     data = update.data if update.data is not None else _EMPTY
-    if offset < 0 or length < 0 or offset + length > CHUNK_BYTES_MAX:
+    longest = CHUNK_CONTENT_BYTES_MAX if is_value(update.chunk) else CHUNK_BYTES_MAX
+    if offset < 0 or length < 0 or offset + length > longest:
         raise Fs3Error(
             Code.INVALID,
-            f"bytes {offset} to {offset + length} of a chunk: 0 to {CHUNK_BYTES_MAX} are allowed",
+            f"bytes {offset} to {offset + length} of a chunk: 0 to {longest} are allowed",
         )
     if update.kind in (UpdateKind.WRITE, UpdateKind.REPLACE) and len(data) != length:
         raise Fs3Error(Code.INVALID, f"{len(data)} bytes of data came for a length of {length}")
@@ -96,12 +98,13 @@ class Stager:
         disk's; then nothing is held.
         """
         change = plan(base, update)
-        size_class = class_of(change.length)
+        size_class = class_of(change.length, roomy=is_value(update.chunk))
         if change.length == 0:
             _check_data(change, update)
             return NO_VERSION, []
         fits = size_class == base.size_class
-        if fits and change.length <= base.length and change.start == change.end:
+        writes = change.start != change.end
+        if not writes and (change.length == base.length or (fits and change.length < base.length)):
             return self._share(base, change), []
         behind_is_free = (replaced.size_class, replaced.block) != (base.size_class, base.block)
         if fits and change.start == base.length == base.high and behind_is_free:
@@ -158,7 +161,7 @@ class Stager:
         if rest < change.length:  # the old end comes along
             crcs += self._known(base, rest // _BLOCK, base.length // _BLOCK)
             last_crc = base.tail
-        size_class = class_of(change.length)
+        size_class = class_of(change.length, roomy=is_value(update.chunk))
         target = (size_class, self._allocator.take(size_class))
         try:
             source = (base.size_class, base.block)

@@ -52,7 +52,7 @@ from .interface import (
     Verified,
 )
 from .locating import locate
-from .punching import punch_idle
+from .punching import Punching
 from .reading import Reader
 from .records import (
     CONTENT_FIELDS,
@@ -107,6 +107,7 @@ class DiskChunkStore:
             opened.pop_all()
         self._epochs = Epochs(self._allocator, durable)
         self._watermark = watermark
+        self._punching = Punching(self._allocator, self._data, self._settings, self._health)
         self._flusher = Flusher(
             self._lock, self._epochs, self._data, self._records, self._health, watermark
         )
@@ -432,7 +433,7 @@ class DiskChunkStore:
         self.sync()
         with self._lock:
             self._readers.drain()
-            punch_idle(self._allocator, self._data, self._settings, self._health)
+            self._punching.tick()
 
     def usage(self) -> Usage:
         """Space taken and left."""
@@ -469,7 +470,7 @@ class DiskChunkStore:
                 self._health.fail(error)
         return self._health.failed is None
 
-    def _grow(self, size_class: int) -> int:
+    def _grow(self, size_class: int) -> tuple[int, bool]:
         return self._data.grow(size_class)
 
     def _refusal(self) -> StageResult:

@@ -30,7 +30,9 @@ from fs3.storageserver.chunkstore.interface import (
 from fs3.storageserver.chunkstore.memory import MemoryChunkStore
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 
-SETTINGS = ChunkStoreSettings(reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0)
+SETTINGS = ChunkStoreSettings(
+    reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0, idle_ticks=0
+)
 A, B, C = chunk_id(1, 0), chunk_id(1, 1), chunk_id(2, 0)
 PATTERN = bytes((i * 7 + i // 251) % 256 for i in range(300_000))
 

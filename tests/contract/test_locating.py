@@ -16,7 +16,9 @@ from fs3.storageserver.chunkstore.files import Files
 from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 
-SETTINGS = ChunkStoreSettings(reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0)
+SETTINGS = ChunkStoreSettings(
+    reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0, idle_ticks=0
+)
 A, B = chunk_id(1, 0), chunk_id(1, 1)
 PATTERN = bytes((i * 7 + i // 251) % 256 for i in range(750_000))
 

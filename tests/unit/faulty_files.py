@@ -188,6 +188,7 @@ class FaultyFiles:
         if sum(len(f.cached) for f in self.machine.files.values()) > self.machine.total_bytes:
             raise OSError(28, "No space left on device")
         grow()
+        return True
 
     def punch(self, fd, offset, length):
         self.call("punch")

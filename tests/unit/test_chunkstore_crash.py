@@ -26,7 +26,7 @@ from fs3.storageserver.chunkstore.store import DiskChunkStore
 
 ROOT = Path("/target")
 SETTINGS = ChunkStoreSettings(
-    reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0, channels_max=64
+    reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0, idle_ticks=0, channels_max=64
 )
 CHUNKS = [chunk_id(1, 0), chunk_id(1, 1), chunk_id(2, 0)]
 NOTHING = (None, None)  # neither committed nor pending

@@ -371,7 +371,9 @@ def test_channels_unused_longest_make_room(machine):
 
 
 def test_idle_blocks_give_their_disk_space_back_and_are_used_again(machine, faults):
-    settings = ChunkStoreSettings(reserve_bytes=0, idle_bytes_max=1 << 16, punch_bytes=1 << 20)
+    settings = ChunkStoreSettings(
+        reserve_bytes=0, idle_bytes_max=1 << 16, idle_ticks=0, punch_bytes=1 << 20
+    )
     store = DiskChunkStore(FaultyFiles(machine, on_call=faults), ROOT, settings)
     put(store, *[write(chunk_id(3, i), 1, 0, b"x" * 60_000) for i in range(40)])
     put(store, *[StageRequest(chunk_id(3, i), UpdateKind.REMOVE, 2) for i in range(40)])
@@ -389,7 +391,7 @@ def test_idle_blocks_give_their_disk_space_back_and_are_used_again(machine, faul
 
 
 def test_disk_without_hole_punching_keeps_working(machine, faults):
-    settings = ChunkStoreSettings(reserve_bytes=0, idle_bytes_max=0)
+    settings = ChunkStoreSettings(reserve_bytes=0, idle_bytes_max=0, idle_ticks=0)
     store = DiskChunkStore(FaultyFiles(machine, on_call=faults), ROOT, settings)
     put(store, write(A, 1, 0, b"x"), StageRequest(A, UpdateKind.REMOVE, 2))
     faults.due["punch"] = errno.EOPNOTSUPP
