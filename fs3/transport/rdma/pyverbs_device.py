@@ -139,14 +139,15 @@ class PyverbsQueue(_Opened):
         self.made.req_notify(solicited_only)
 
     def take_events(self) -> None:
+        # Arming once brings one event at most; were there more, the descriptor stayed readable.
         try:
-            while data := os.read(self._fd, _EVENT_BYTES):
-                # The event names libibverbs' own object. pyverbs 44's ack_events has no effect, and
-                # a queue with events that were taken and not acknowledged never closes.
-                queue = ctypes.c_void_p(int.from_bytes(data, "little"))
-                self._library.ibv_ack_cq_events(queue, 1)
+            data = os.read(self._fd, _EVENT_BYTES)
         except BlockingIOError:
             return
+        # The event names libibverbs' own object. pyverbs 44's ack_events has no effect, and a
+        # queue with events that were taken and not acknowledged never closes.
+        queue = ctypes.c_void_p(int.from_bytes(data, "little"))
+        self._library.ibv_ack_cq_events(queue, 1)
 
     def poll(self, count: int) -> list[WorkCompletion]:
         _, found = self.made.poll(count)

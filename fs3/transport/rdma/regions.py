@@ -9,6 +9,7 @@ registered for the one transfer.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -126,6 +127,14 @@ class Regions:
         if owner is None:
             return None
         key = id(owner)
+        # Mostly it is known, and then nothing need be locked.
+        kept = self._kept.get(key)
+        if kept is not None and not self._gone and kept.owner() is owner:
+            region = kept.region
+            if region.address <= address and address + length <= region.address + region.length:
+                with contextlib.suppress(KeyError):  # closed by another thread meanwhile
+                    self._kept.move_to_end(key)
+                    return region
         with self._lock:
             self._drop_gone()
             kept = self._kept.get(key)

@@ -45,6 +45,8 @@ class _Served:
         self.queue = queue
         self.callers: dict[int, RdmaCaller] = {}  # by queue pair
         self.dirty: dict[RdmaCaller, None] = {}  # to be flushed at the turn's end
+        self.impatient: set[RdmaCaller] = set()  # as of their last flush
+        self.owed: set[RdmaCaller] = set()  # those with completions outstanding
         self.corked = False
         self.timer: Timer | None = None
 
@@ -143,41 +145,52 @@ class RdmaServer:
 
     def _on_event(self, served: _Served, _events: int) -> None:
         served.queue.take_events()
-        served.queue.arm(solicited_only=not any(c.impatient for c in served.callers.values()))
+        served.queue.arm(solicited_only=not served.impatient)
         self._reap(served)
 
     def _reap(self, served: _Served) -> None:
-        """Handle all that has completed, then post what that has led to, in chains."""
+        """Handle all that has completed, and post what that has led to, in chains."""
         served.corked = True
         try:
-            while found := served.queue.poll(_COMPLETIONS_PER_POLL):
-                for completion in found:
-                    caller = served.callers.get(completion.queue_pair)
-                    if caller is not None:
-                        caller.link.on_completion(completion)
-                        served.dirty[caller] = None
-                if len(found) < _COMPLETIONS_PER_POLL:
-                    break
+            self._handle_completed(served)
+            while self._post_all(served):
+                self._handle_completed(served)
         finally:
             served.corked = False
-        self._flush(served)
 
-    def _flush(self, served: _Served) -> None:
+    def _handle_completed(self, served: _Served) -> None:
+        while found := served.queue.poll(_COMPLETIONS_PER_POLL):
+            for completion in found:
+                caller = served.callers.get(completion.queue_pair)
+                if caller is not None:
+                    caller.link.on_completion(completion)
+                    served.dirty[caller] = None
+            if len(found) < _COMPLETIONS_PER_POLL:
+                break
+
+    def _post_all(self, served: _Served) -> bool:
+        """What was queued; True if the queue must be looked at once more.
+
+        A completion that somebody waits for may have come about before the queue was armed.
+        """
         dirty, served.dirty = served.dirty, {}
         for caller in dirty:
             caller.link.flush()
-        if any(caller.impatient for caller in dirty):
-            served.queue.arm(solicited_only=False)
+            _put(served.impatient, caller, caller.impatient)
+            _put(served.owed, caller, caller.link.outstanding)
+        if served.owed:
             self._reap_soon(served)
-        elif any(caller.link.outstanding for caller in dirty):
-            self._reap_soon(served)
+        if served.impatient.isdisjoint(dirty):
+            return False
+        served.queue.arm(solicited_only=False)
+        return True
 
     def _reap_soon(self, served: _Served) -> None:
         def reap() -> None:
             served.timer = None
             if served in self._served:
                 self._reap(served)
-                if any(c.link.outstanding for c in served.callers.values()):
+                if served.owed:
                     self._reap_soon(served)
 
         if served.timer is None:
@@ -186,10 +199,19 @@ class RdmaServer:
     def to_flush(self, served: _Served, caller: RdmaCaller) -> None:
         """For callers: something was queued."""
         served.dirty[caller] = None
-        if not served.corked:
-            self._flush(served)
+        if not served.corked and self._post_all(served):
+            self.frames.reactor.repeat(served.queue.fileno())
 
     def gone(self, served: _Served, caller: RdmaCaller) -> None:
         """For callers: it has closed."""
         served.callers.pop(caller.link.queue_pair.number, None)
         served.dirty.pop(caller, None)
+        served.impatient.discard(caller)
+        served.owed.discard(caller)
+
+
+def _put(among: set[RdmaCaller], caller: RdmaCaller, belongs: bool) -> None:
+    if belongs and not caller.closed:
+        among.add(caller)
+    else:
+        among.discard(caller)

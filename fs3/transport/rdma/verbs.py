@@ -80,7 +80,10 @@ class CompletionQueue(Protocol):
         """Make the descriptor readable at the next completion (that is solicited, or an error)."""
 
     def take_events(self) -> None:
-        """Make the descriptor unreadable. Then arm, then poll: so that nothing is missed."""
+        """Take one event: of each arming there is one at most.
+
+        Then arm, then poll: so that nothing is missed.
+        """
 
     def poll(self, count: int) -> list[WorkCompletion]:
         """Up to ``count`` completions, in the order in which they came about."""
