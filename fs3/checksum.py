@@ -16,13 +16,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from crc32c import crc32c as _crc32c
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+from fs3.compiled import Buffer, block_crcs, crc32c
+
+__all__ = [
+    "CHECKSUM_BLOCK_BYTES",
+    "LENGTH_MAX",
+    "Buffer",
+    "Crcs",
+    "block_checksums",
+    "combine",
+    "combine_blocks",
+    "crc32c",
+    "shift",
+    "zeros_checksum",
+]
+
 Crcs: TypeAlias = npt.NDArray[np.uint32]
 
 CHECKSUM_BLOCK_BYTES = 16 << 10
@@ -33,21 +46,9 @@ _GROUP = 64  # blocks combined by one gather; a power of two
 _FEW = 6  # below this many blocks a plain loop beats numpy's fixed cost
 
 
-class _Crc32c(Protocol):
-    def __call__(self, buffer: Buffer, crc: int = 0, /) -> int: ...
-
-
-# CRC32C of ``buffer``, or of ``x || buffer`` when ``crc`` is that of x. Not wrapped: it is called
-# once per 16 KiB of all data, and takes 0.3 us for 4 KiB.
-crc32c: _Crc32c = _crc32c
-
-
 def block_checksums(buffer: Buffer) -> Crcs:
     """One CRC32C per 16 KiB of ``buffer``; the last block may be short, none if it is empty."""
-    view = memoryview(buffer)
-    step = CHECKSUM_BLOCK_BYTES
-    blocks = [crc32c(view[start : start + step]) for start in range(0, len(view), step)]
-    return np.array(blocks, dtype=np.uint32)
+    return np.frombuffer(block_crcs(buffer, CHECKSUM_BLOCK_BYTES), np.uint32)
 
 
 def combine(crc_a: int, crc_b: int, length_b: int) -> int:

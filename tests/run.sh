@@ -29,6 +29,13 @@ if [ ! -d /usr/lib/python3/dist-packages/pyverbs ] || ! command -v taskset >/dev
     install_packages "no-such-command:python3-pyverbs" "no-such-command:libibverbs1" \
         "no-such-command:ibverbs-providers" "no-such-command:librdmacm1" taskset:util-linux
 fi
+# For the compiled loops (fs3/compiled): the headers of the Python that is used, and a compiler.
+install_packages cc:gcc python3:python3.11
+python=$(find_python)
+if ! "$python" -c 'import pathlib, sysconfig, sys
+sys.exit(not pathlib.Path(sysconfig.get_paths()["include"], "Python.h").is_file())'; then
+    install_packages "no-such-command:$(basename "$(readlink -f "$python")")-dev"
+fi
 make_environment ".[dev,fuse]"
 export PATH=$PWD/.venv/bin:$PATH
 began=$SECONDS

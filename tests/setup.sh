@@ -2,7 +2,8 @@
 # virtual environment in .venv with fs3 in it. Sets nothing but FS3_PYTHON.
 #
 #   install_packages COMMAND:PACKAGE ...   installs the packages whose command is missing, as root
-#   make_environment EXTRAS                e.g. ".[dev]"; installs anew only when pyproject.toml changed
+#   make_environment EXTRAS                e.g. ".[dev]"; installs anew only when pyproject.toml, setup.py or
+#                                          what is compiled (fs3/compiled) changed
 
 say() { printf '== %s\n' "$*"; }
 
@@ -36,7 +37,7 @@ find_python() {
 }
 
 make_environment() {
-    local extras=$1 python stamp wanted
+    local extras=$1 python stamp sources wanted
     if [ ! -x .venv/bin/python ]; then
         install_packages python3:python3.11
         python=$(find_python)
@@ -50,7 +51,8 @@ make_environment() {
     fi
     FS3_PYTHON=$PWD/.venv/bin/python
     stamp=.venv/fs3-installed
-    wanted="$extras $(sha256sum pyproject.toml | cut -d' ' -f1) $PWD"
+    sources=$(cat pyproject.toml setup.py fs3/compiled/*.[ch] | sha256sum | cut -d' ' -f1)
+    wanted="$extras $sources $PWD"
     if ! grep -qxF "$wanted" "$stamp" 2>/dev/null; then
         say "installing fs3 into .venv (pip install -e $extras)"
         # What it says is of interest only when it fails.
@@ -58,6 +60,8 @@ make_environment() {
             tail -n 20 .venv/pip.log >&2
             return 1
         fi
+        # What was built from other sources has been overwritten.
+        grep -qF "$sources" "$stamp" 2>/dev/null || : >"$stamp"
         printf '%s\n' "$wanted" >>"$stamp"
     fi
 }

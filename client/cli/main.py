@@ -66,12 +66,14 @@ doctor.register(app)
 
 @app.command()
 def version() -> None:
-    """Print the release of fs3 and of the Python it runs on.
+    """Print the release of fs3, of the Python it runs on, and whether its loops are compiled.
 
     \b
     Example:  fs3 version
     """
-    typer.echo(f"fs3 {__version__} (Python {sys.version.split()[0]})")
+    from fs3.compiled import WHICH
+
+    typer.echo(f"fs3 {__version__} (Python {sys.version.split()[0]}, {WHICH})")
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -462,19 +462,17 @@ def test_wrong_bytes_are_no_answer(cluster, reader, piece):
     assert "checksum" in reader.details[0]
 
 
-def test_a_disk_that_gives_an_error_is_no_answer(cluster, reader, monkeypatch):
+def test_a_disk_that_gives_an_error_is_no_answer(cluster, reader, tmp_path):
     cluster.write(0, PATTERN[:60_000])
     reader.read((0, 0, 1))
-
-    def fail(*_: object) -> int:
-        raise OSError(5, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "preadv", fail)
-        located = reader.send((0, 0, 32_768), (0, 5, 10))
-        done = reader.finish()
+    folder = os.open(tmp_path, os.O_RDONLY)  # which is no file to read from
+    for descriptor in reader.connection._files.values():
+        os.dup2(folder, descriptor)
+    os.close(folder)
+    located = reader.send((0, 0, 32_768), (0, 5, 10))
+    done = reader.finish()
     assert reader.results(located, done.head) == [Code.DISK, Code.DISK]
-    assert "Input/output error" in reader.details[1]
+    assert "Is a directory" in reader.details[1]
 
 
 def test_wrong_bytes_in_the_body_are_no_answer(cluster, port, reader, monkeypatch):
