@@ -52,7 +52,7 @@ CLEAR_PATIENCE_S = 10.0  # with chains that change
 _CLEAR_PAUSE_S = 0.2
 _SIZE_HINT = 64 << 10
 _ATTEMPTS_ALONE = 2  # at a value with one replica, once more after looking who has it
-_ATTEMPTS = 12  # where others may take over; with their pauses that is about three seconds
+_ATTEMPTS = 0  # where others may take over: until the deadline
 _T = TypeVar("_T")
 _log = get_logger(__name__)
 

@@ -165,7 +165,7 @@ class DataServer:
             return
         job = WriteJob(len(items), reply)
         client, sync = int(prefix["client"]), bool(prefix["flags"] & dataplane.WRITE_FLAG_SYNC)
-        events: dict[int, list[m.Event]] = defaultdict(list)
+        events: dict[int, list[m.Write]] = defaultdict(list)
         for index, item in enumerate(items.tolist()):
             chunk, chain, version, offset, length, crc, kind, _, channel, sequence = item
             data = None
@@ -193,8 +193,8 @@ class DataServer:
             target = self._by_chain.get(chain)
             if target is None or target.core is None:
                 _refuse(writes, target, chain)
-            else:
-                target.feed(writes)
+            elif left := target.creations.take(writes):
+                target.feed(left)
 
     # --- neighbours ------------------------------------------------------------------------------
 
@@ -289,9 +289,8 @@ def _check_kv(items: NDArray[Any]) -> None:
         )
 
 
-def _refuse(writes: Sequence[m.Event], target: Target | None, chain: int) -> None:
+def _refuse(writes: Sequence[m.Write], target: Target | None, chain: int) -> None:
     for write in writes:
-        assert isinstance(write, m.Write)
         job, index = write.request
         if target is None:
             code, detail = Code.STALE_CHAIN, f"no target of chain {chain} is here"

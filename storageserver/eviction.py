@@ -191,6 +191,17 @@ class Values:
                 counts.stored_bytes += meta.length
         self._evict_soon({chunk_owner(chunk) for chunk in values})
 
+    def created(self, values: Sequence[tuple[ChunkId, int]]) -> None:
+        """These are new, each with its length, and nothing else has changed."""
+        now_ms = self._clock.monotonic_ms()
+        for chunk, length in values:
+            owner = chunk_owner(chunk)
+            if self.recency[owner].stored(chunk, length, now_ms):
+                counts = self.counts[owner]
+                counts.stored += 1
+                counts.stored_bytes += length
+        self._evict_soon({chunk_owner(chunk) for chunk, _ in values})
+
     def refusal(self, chunk: ChunkId) -> tuple[Code, str] | None:
         """Why a new value cannot be taken; None if it can."""
         owner = NamespaceId(chunk_owner(chunk))

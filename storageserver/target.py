@@ -42,6 +42,7 @@ from .chunkstore.interface import (
     StageRequest,
     Usage,
 )
+from .creations import Creations
 from .eviction import Values
 from .identity import Identity
 from .jobs import BufferOwner, Payload
@@ -95,6 +96,7 @@ class Target:
         self._tenancy = Tenancy(target, identity, store, reactor, self._emptied, self.fail)
         self.values = Values(self, eviction, reactor=reactor, clock=clock)
         self.reads = Reads(self, reactor, clock)
+        self.creations = Creations(self, reactor, clock)
         self.repairs = Repairs(self, repair, reactor=reactor, clock=clock, cluster_id=cluster_id)
 
     # --- membership ------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from fs3.client.kvcache import KVCache
 from fs3.errors import Code, Fs3Error
 
 _PAGES_MAX = 512  # of one request
+_MARK = np.dtype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +54,15 @@ def read_trace(path: Path) -> Iterator[list[int]]:
 def replay(
     cache: KVCache, trace: Iterator[list[int]], page_bytes: int, requests_max: int = 0
 ) -> Replay:
-    """Run a trace as fast as it goes, one request after another."""
+    """Run a trace as fast as it goes, one request after another.
+
+    Fs3Error INVALID for pages of fewer bytes than two marks, BUG for a page that is another one.
+    """
+    if page_bytes < 2 * _MARK.itemsize:
+        raise Fs3Error(Code.INVALID, f"pages of {page_bytes} bytes: {2 * _MARK.itemsize} at least")
     room = np.ones((_PAGES_MAX, page_bytes), np.uint8)
     pages, waits = list(room), []
+    ends = room[:, : _MARK.itemsize].view(_MARK), room[:, -_MARK.itemsize :].view(_MARK)
     requests = asked = hit = 0
     began = time.perf_counter()
     for blocks in trace:
@@ -64,6 +71,8 @@ def replay(
         keys = [b"%d" % block for block in blocks[:_PAGES_MAX]]
         requests, asked = requests + 1, asked + len(keys)
         before = time.perf_counter()
+        for mark in ends:  # which block a page is
+            mark[: len(keys)] = -1
         there = cache.match(keys)
         sizes = cache.get_into(keys[:there], pages[:there])
         missed = np.flatnonzero(sizes < 0)  # evicted since
@@ -71,6 +80,11 @@ def replay(
         if there:
             waits.append(time.perf_counter() - before)
         hit += there
+        wanted = np.array(blocks[: len(keys)], _MARK)[:, np.newaxis]
+        for mark in ends:
+            if (mark[:there] != wanted[:there]).any():
+                raise Fs3Error(Code.BUG, "a get brought another page than was asked for")
+            mark[: len(keys)] = wanted
         cache.put_from(keys[there:], pages[there : len(keys)])
     return Replay(
         requests=requests,

@@ -24,6 +24,7 @@ class Line:
     keys_per_s: float
     p50_us: float  # of one call
     best_gb_per_s: float
+    misses: int = 0  # values that were not there, or not taken, in all rounds
 
 
 def measure(
@@ -31,32 +32,37 @@ def measure(
     operation: str,
     value_bytes: int,
     batch: int,
-    call: Callable[[int], object],
+    call: Callable[[int], int],
     *,
     rounds: int,
     calls: int,
     payload: bool = True,
     prepare: Callable[[], object] | None = None,
+    spoil: Callable[[], object] | None = None,
+    check: Callable[[int], object] | None = None,
 ) -> Line:
-    """Call ``call(number)`` ``calls`` times a round; the numbers never come again.
+    """Call ``call(number)``, which returns how much it missed, ``calls`` times a round.
 
-    The medians are over rounds. ``prepare`` runs before each round, untimed.
+    The numbers never come again. The medians are over rounds. Untimed: ``prepare`` runs before each
+    round, ``spoil`` before each call, ``check(number)`` after it.
     """
-    seconds: list[float] = []
     latencies: list[float] = []
-    number = 0
-    for _ in range(rounds):
-        if prepare is not None:
+    misses = 0
+    for number in range(rounds * calls):
+        if prepare is not None and not number % calls:
             prepare()
-        began = time.perf_counter()
-        for _ in range(calls):
-            before = time.perf_counter()
-            call(number)
-            latencies.append(time.perf_counter() - before)
-            number += 1
-        seconds.append(time.perf_counter() - began)
+        if spoil is not None:
+            spoil()
+        before = time.perf_counter()
+        missed = call(number)
+        latencies.append(time.perf_counter() - before)
+        misses += missed
+        if check is not None:
+            check(number)
+    seconds = [sum(latencies[start : start + calls]) for start in range(0, rounds * calls, calls)]
     middle, best = statistics.median(seconds), min(seconds)
-    travelled = calls * batch * value_bytes if payload else 0
+    hit = 1 - misses / (rounds * calls * batch)
+    travelled = calls * batch * value_bytes * hit if payload else 0.0
     return Line(
         who=who,
         operation=operation,
@@ -67,6 +73,7 @@ def measure(
         keys_per_s=calls * batch / middle,
         p50_us=statistics.median(latencies) * 1e6,
         best_gb_per_s=travelled / best / GB,
+        misses=misses,
     )
 
 

@@ -163,6 +163,12 @@ class ChunkStore(ChunkTable, Protocol):
     def stage(self, updates: Sequence[StageRequest]) -> list[StageResult]:
         """Make each update its chunk's pending version, in place of an older pending one."""
 
+    def create(self, updates: Sequence[StageRequest]) -> list[StageResult]:
+        """Store chunks that are not there yet, committed, all in one batch.
+
+        For a chain without another replica. EXISTS for one that is there, or has a pending version.
+        """
+
     def commit(self, commits: Sequence[Commit]) -> list[Code]:
         """Make pending versions committed. OK also for what is committed already.
 

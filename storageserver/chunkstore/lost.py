@@ -63,6 +63,10 @@ class LostStore:
         """Refused."""
         return [StageResult(Code.DISK, detail=self._reason)] * len(updates)
 
+    def create(self, updates: Sequence[StageRequest]) -> list[StageResult]:
+        """Refused."""
+        return self.stage(updates)
+
     def commit(self, commits: Sequence[Commit]) -> list[Code]:
         """Refused."""
         return [Code.DISK] * len(commits)

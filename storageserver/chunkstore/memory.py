@@ -191,6 +191,18 @@ class MemoryChunkStore:
             self._index.pending_channels[update.tag[:2]] = record
         return StageResult(Code.OK, len(content), version.checksum)
 
+    def create(self, updates: Sequence[StageRequest]) -> list[StageResult]:
+        """Store chunks that are not there yet, committed."""
+        return [self._create_one(update) for update in updates]
+
+    def _create_one(self, update: StageRequest) -> StageResult:
+        if update.chunk in self._entries and self._failed is None:
+            return StageResult(Code.EXISTS)
+        result = self._stage_one(update)
+        if result.code is Code.OK:
+            self._commit_one(Commit(update.chunk, update.version, update.chain_version))
+        return result
+
     def commit(self, commits: Sequence[Commit]) -> list[Code]:
         """Make pending versions committed."""
         if self._failed is not None:

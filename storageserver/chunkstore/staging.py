@@ -40,6 +40,7 @@ _BLOCK = CHECKSUM_BLOCK_BYTES
 _ZEROS = memoryview(bytes(1 << 20))
 _ZERO_BLOCK_CRC = zeros_checksum(_BLOCK)
 _EMPTY = memoryview(b"")
+_TWICE_BYTES_MAX = 128 << 10
 
 
 class Change(NamedTuple):
@@ -255,6 +256,8 @@ class Grid:
         """More bytes, any number; their CRC alone, proved from the same pass over whole blocks."""
         room = _BLOCK - self.position % _BLOCK
         head = data[: room % _BLOCK]
+        if room == _BLOCK and len(data) <= _TWICE_BYTES_MAX:
+            return self._add_small(data)
         whole = (len(data) - len(head)) // _BLOCK
         end = len(head) + whole * _BLOCK
         crc = crc32c(head)
@@ -270,6 +273,15 @@ class Grid:
             self.position += len(data) - end
             crc = combine(crc, self.crc, len(data) - end)
         return crc
+
+    def _add_small(self, data: memoryview) -> int:
+        """A second pass over few bytes, still in the cache, costs less than combining."""
+        whole = len(data) // _BLOCK * _BLOCK
+        self.done += [crc32c(data[at : at + _BLOCK]) for at in range(0, whole, _BLOCK)]
+        if whole < len(data):
+            self.crc = crc32c(data[whole:])
+        self.position += len(data)
+        return crc32c(data)
 
     def _advance(self, length: int) -> None:
         self.position += length

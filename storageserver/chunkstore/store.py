@@ -34,6 +34,7 @@ from fs3.watermark import Watermark
 
 from .allocator import Allocator, Readers
 from .consistency import check_store
+from .creating import create_chunks
 from .datafiles import ChunkStoreSettings, DataFiles
 from .epochs import Epochs
 from .files import FileLayer, Operation
@@ -209,6 +210,19 @@ class DiskChunkStore:
             if pending.tag:
                 record = channel_record(chunk, pending, pending=True)
                 index.pending_channels[pending.tag[:2]] = record
+
+    def create(self, updates: Sequence[StageRequest]) -> list[StageResult]:
+        """Store chunks that are not there yet, committed, in one batch."""
+        with self._lock:
+            results = create_chunks(
+                updates,
+                self._index,
+                self._allocator,
+                stage=self._stage_one,
+                keep_channel=self._keep_channel,
+                write=self._write,
+            )
+            return results if self._health.failed is None else [self._refusal()] * len(updates)
 
     # -- commit and drop ---------------------------------------------------------------------------
 

