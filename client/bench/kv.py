@@ -141,13 +141,17 @@ def _fs3(cell: _Cell, cache: KVCache, rounds: int, who: str) -> Iterator[Line]:
     """A storageserver may die meanwhile: what it had is missed, and that is counted."""
     fresh = count()
     found = np.zeros(0, np.int64)
+    clears = True
 
     def start_over() -> None:
+        nonlocal clears
         cell.start_over()
         try:
-            cache.clear()
-        except Fs3Error as error:  # somebody is away; its values are in nobody's way
+            if clears:
+                cache.clear()
+        except Fs3Error as error:  # somebody is away; old values are in nobody's way
             _log.warning("bench_not_cleared", reason=str(error))
+            clears = False
 
     def put(_: int) -> int:
         return _missed(cache.put_from(cell.keys(next(fresh)), cell.values))

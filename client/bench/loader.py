@@ -3,6 +3,9 @@
 Both are read by the same data set and loader, turn by turn in the same rounds, with warm page
 caches. Samples begin at a random one of a million records and are as many of them as make the size
 that is asked for. What workers fetched before a round began is not counted.
+
+A record begins and ends with its number, which is compared in every sample, by whoever reads it. A
+batch that cannot be read because servers are away is counted as missed, and the loader goes on.
 """
 
 from __future__ import annotations
@@ -12,21 +15,26 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fs3.client.records.format import Header
 from fs3.client.records.storage import Storage
 from fs3.client.records.writer import RecordWriter
 from fs3.client.training import RecordDataset, ResumableLoader, stack
 from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
 
 from .limits import BareTcp, bare_tcp
 
 _PACK_BYTES = 8 << 20
 _READ_BYTES = 32 << 20
+_NUMBER = np.dtype("<i8")
+_WIDTH = _NUMBER.itemsize
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +51,9 @@ class Plan:
 
     def check(self) -> None:
         """Fs3Error INVALID if a sample is not made of whole records, or of too many."""
+        if self.record_bytes < 2 * _NUMBER.itemsize:
+            least = 2 * _NUMBER.itemsize
+            raise Fs3Error(Code.INVALID, f"records of {self.record_bytes} bytes; {least} at least")
         for size in self.sample_bytes:
             if size % self.record_bytes or not 0 < size <= self.records * self.record_bytes:
                 raise Fs3Error(
@@ -62,6 +73,7 @@ class Line:
     samples_per_s: float
     gb_per_s: float
     of_local: float  # median over rounds of the ratio to the local directory; 0 if there is none
+    missed: int = 0  # samples that could not be read, in all rounds
 
 
 def make_records(plan: Plan, places: Sequence[tuple[Storage, str]]) -> None:
@@ -76,7 +88,10 @@ def make_records(plan: Plan, places: Sequence[tuple[Storage, str]]) -> None:
         ]
         for first in range(0, plan.records, _PACK_BYTES // plan.record_bytes):
             count = min(_PACK_BYTES // plan.record_bytes, plan.records - first)
-            data = memoryview(rng.bytes(count * plan.record_bytes))
+            packed = np.frombuffer(rng.bytes(count * plan.record_bytes), np.uint8).copy()
+            for mark in _marks(packed, plan.record_bytes):
+                mark[:, 0] = np.arange(first, first + count)
+            data = packed.data
             for start in range(0, len(data), plan.record_bytes):
                 for writer in writers:
                     writer.append(data[start : start + plan.record_bytes])
@@ -85,6 +100,51 @@ def make_records(plan: Plan, places: Sequence[tuple[Storage, str]]) -> None:
         size = storage.size(path)
         for start in range(0, size, _READ_BYTES):
             storage.read([(path, start, memory[: min(_READ_BYTES, size - start)])])
+
+
+def _marks(memory: NDArray[np.uint8], record_bytes: int) -> list[NDArray[Any]]:
+    """The numbers at both ends of each record, (records, 1)."""
+    records = memory.reshape(-1, record_bytes)
+    return [end.view(_NUMBER) for end in (records[:, :_WIDTH], records[:, -_WIDTH:])]
+
+
+class _Missed(list[Any]):
+    """A batch that could not be read: so many nothings."""
+
+
+class _Watched:
+    """A data set whose samples are compared, and whose batches may be missing."""
+
+    def __init__(self, dataset: RecordDataset, plan: Plan, window: int) -> None:
+        dataset.records.verifies = False  # neither does what the other does not
+        self._dataset = dataset
+        self._record_bytes = plan.record_bytes
+        self._window = np.arange(window)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitems__(self, numbers: Sequence[int]) -> Any:  # noqa: ANN401 - a RecordBatch
+        try:
+            batch = self._dataset.__getitems__(numbers)
+        except OSError as error:  # Fs3Error is one
+            _log.warning("bench_batch_missed", reason=str(error))
+            return _Missed([None] * len(numbers))
+        wanted = (np.asarray(numbers)[:, np.newaxis] + self._window).reshape(-1, 1)
+        for mark in _marks(batch.memory.numpy(), self._record_bytes):
+            if (mark != wanted).any():
+                raise Fs3Error(Code.BUG, "a batch has other records than were asked for")
+        return batch
+
+
+class _Collate:
+    """One tensor, or how many samples are missing."""
+
+    def __init__(self) -> None:
+        self._stack = stack()
+
+    def __call__(self, batch: Any) -> Any:  # noqa: ANN401
+        return len(batch) if isinstance(batch, _Missed) else self._stack(batch)
 
 
 def run(
@@ -136,10 +196,11 @@ def _pair(
         stream.close()
     pairs = zip(rates["fs3"], rates["local"], strict=True)
     ratio = statistics.median(mine / theirs for mine, theirs in pairs)
-    return [
+    lines = [
         _line(who, size, workers, statistics.median(found), ratio if who == "fs3" else 1.0)
         for who, found in rates.items()
     ]
+    return [replace(line, missed=streams[line.who].missed) for line in lines]
 
 
 def _window(plan: Plan, size: int) -> int:
@@ -150,10 +211,11 @@ class _Stream:
     """A loader that goes on from round to round."""
 
     def __init__(self, plan: Plan, dataset: RecordDataset, workers: int) -> None:
-        dataset.records.verifies = False  # neither does what the other does not
+        self.missed = 0
         self._plan = plan
+        watched = _Watched(dataset, plan, dataset.records.window)
         self._loader = ResumableLoader(
-            dataset, plan.batch, num_workers=workers, collate_fn=stack(), drop_last=True
+            watched, plan.batch, num_workers=workers, collate_fn=_Collate(), drop_last=True
         )
         self._ahead = 2 * workers + 1  # fetched while nobody looked
         self._batches = self._forever()
@@ -168,7 +230,11 @@ class _Stream:
             next(self._batches)
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < self._plan.seconds:
-            count += len(next(self._batches))
+            batch = next(self._batches)
+            if isinstance(batch, int):
+                self.missed += batch
+            else:
+                count += len(batch)
         return count / (time.perf_counter() - began)
 
     def close(self) -> None:

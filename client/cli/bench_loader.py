@@ -44,7 +44,8 @@ def loader(
 ) -> None:
     """Random samples through PyTorch's DataLoader, of fs3 and of a local directory.
 
-    Both have the same record file, and warm caches; both copies are removed afterwards. memcpy and
+    Both have the same record file, and warm caches; both copies are removed afterwards. Samples
+    that cannot be read because servers are away are counted as missed. memcpy and
     a bare loopback TCP connection are measured in the same run. Needs PyTorch.
 
     \b
@@ -102,6 +103,7 @@ def _columns(line: Line) -> tuple[str, ...]:
         f"{line.samples_per_s:,.0f}",
         f"{line.gb_per_s:.2f}",
         f"{line.of_local:.2f}" if line.who == "fs3" else "",
+        f"{line.missed:,}" if line.missed else "",
     )
 
 
@@ -111,7 +113,7 @@ def _progress(line: Line) -> None:
 
 def _show(lines: list[Line], title: str) -> None:
     table = new_table(title)
-    for column in ("sample", "who", "workers", "samples/s", "GB/s", "of local"):
+    for column in ("sample", "who", "workers", "samples/s", "GB/s", "of local", "missed"):
         table.add_column(column, justify="right")
     for line in lines:
         table.add_row(*_columns(line))
