@@ -13,7 +13,7 @@ from storage_cluster import StorageCluster
 
 from fs3 import dataplane
 from fs3.core.chunks import UpdateKind
-from fs3.core.types import PublicState, chunk_id
+from fs3.core.types import CHUNK_CONTENT_BYTES_MAX, PublicState, chunk_id
 from fs3.errors import Code, Fs3Error
 
 S, Y, W, OFF = (
@@ -140,7 +140,7 @@ def test_bad_requests_get_one_clear_error_each(three: StorageCluster) -> None:
     with pytest.raises(Fs3Error, match="the items write 0 bytes, the body has 3"):
         three.request(1, dataplane.WRITE_BATCH, bytes(16), b"abc")
     with pytest.raises(Fs3Error, match="reach beyond the largest chunk"):
-        three.read([(1, 1 << 26, 1)], 1)
+        three.read([(1, CHUNK_CONTENT_BYTES_MAX, 1)], 1)
     with pytest.raises(Fs3Error, match="0x7777 is not served"):
         three.request(1, 0x7777, b"")
     assert three.write(1, b"still alive")[0]["code"] == Code.OK
