@@ -28,7 +28,8 @@ class Network:
         settings, world = self._settings, self._world
         if self._calm:
             arrive = partial(self._arrive, source, destination, deliver)
-            world.after(settings.delay_min_ms, arrive)
+            # Not at once: what two replicas ask each other until a disk is done must take time.
+            world.after(max(1, settings.delay_min_ms), arrive)
             return
         if world.chance(settings.drop):
             return
