@@ -6,6 +6,7 @@ import os
 import struct
 from array import array
 from collections.abc import Callable, Sequence
+from errno import EIO
 from typing import Protocol, TypeAlias
 
 from crc32c import crc32c as _crc32c
@@ -21,6 +22,7 @@ IN_MEMORY = -2  # as a descriptor: the bytes are in the buffer already, and are 
 Failure: TypeAlias = tuple[int, int, int, int]
 """Of a piece: its index, errno or 0, bytes missing because the file ends, the CRC found."""
 
+_WITHIN_BYTES = 32 << 10  # so little is read with its edges, and copied from between them
 _FILE_BYTES_MAX = (1 << 63) - 1
 
 
@@ -84,30 +86,30 @@ def read_pieces(
         _check(at, record, buffer)
     failures: list[Failure] = []
     found_crcs = array("I", bytes(4 * len(buffers)))
-    edges = memoryview(bytearray(2 * EDGE_BYTES_MAX))
-    for at, ((descriptor, expected, position, before, _, after), buffer) in enumerate(
-        zip(records, buffers, strict=True)
-    ):
-        parts = (
-            [edges[:before], buffer, edges[before : before + after]]
-            if before or after
-            else [buffer]
-        )
-        missing = 0
-        if descriptor != IN_MEMORY:
-            try:
-                missing = _read(preadv, descriptor, parts, position)
-            except OSError as error:
-                failures.append((at, error.errno or 5, 0, 0))
-                continue
-        found = 0
-        if not missing:
-            for part in parts:
-                found = crc32c(part, found)
+    scratch = memoryview(bytearray(_WITHIN_BYTES))
+    for at, (record, buffer) in enumerate(zip(records, buffers, strict=True)):
+        descriptor, expected, position, before, length, after = record
+        total = before + length + after
+        inside = length < total <= _WITHIN_BYTES
+        if inside:  # one checksum block, most likely
+            parts = [scratch[:total]]
+        elif length < total:
+            edges = memoryview(bytearray(before + after))
+            parts = [edges[:before], buffer, edges[before:]]
+        else:
+            parts = [buffer]
+        try:
+            missing, found = _read(preadv, descriptor, parts, position, total)
+        except OSError as error:
+            failures.append((at, error.errno or EIO, 0, 0))
+            continue
         if missing or found != expected:
             failures.append((at, 0, missing, found))
-        elif crcs is not None:
-            found_crcs[at] = crc32c(buffer)
+            continue
+        if inside:
+            buffer[:] = scratch[before : before + length]
+        if crcs is not None:
+            found_crcs[at] = crc32c(buffer) if length < total else found
     if crcs is not None:
         crcs.cast("B")[: 4 * len(buffers)] = found_crcs.tobytes()
     return failures
@@ -132,19 +134,22 @@ def _read(
     descriptor: int,
     parts: Sequence[memoryview],
     position: int,
-) -> int:
-    """Fill ``parts``; how many bytes are missing because the file ends."""
-    parts = [part for part in parts if part]
-    left = sum(map(len, parts))
+    total: int,
+) -> tuple[int, int]:
+    """Fill ``parts``: how many bytes the file lacks, and the CRC32C if it lacks none."""
+    rest, left, got = parts, total if descriptor != IN_MEMORY else 0, 0
     while left:
-        got = preadv(descriptor, parts, position)
-        if not got:
-            break
-        left -= got
-        position += got
-        while parts and got >= len(parts[0]):
-            got -= len(parts[0])
-            parts = parts[1:]
+        while rest and got >= len(rest[0]):
+            got -= len(rest[0])
+            rest = rest[1:]
         if got:
-            parts = [parts[0][got:], *parts[1:]]
-    return left
+            rest = [rest[0][got:], *rest[1:]]
+        got = preadv(descriptor, rest, position)
+        if not got:
+            return left, 0
+        position += got
+        left -= got
+    found = 0
+    for part in parts:
+        found = crc32c(part, found)
+    return 0, found

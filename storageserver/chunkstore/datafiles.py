@@ -49,7 +49,7 @@ class DataFiles:
 
     def __init__(self, files: FileLayer, root: Path, settings: ChunkStoreSettings) -> None:
         self._files = files
-        self.preadv = files.preadv
+        self.read_pieces = files.read_pieces
         self._root = root
         self._settings = settings
         self.fds = [-1] * SIZE_CLASSES

@@ -23,7 +23,8 @@ from rocksdict import (
     WriteBatch,
 )
 
-from fs3 import durable
+from fs3 import compiled, durable
+from fs3.compiled import Failure
 
 Operation: TypeAlias = tuple[bytes, bytes | None]  # key and value; None deletes
 
@@ -79,6 +80,14 @@ class FileLayer(Protocol):
     def close(self, fd: int) -> None: ...
     def size(self, fd: int) -> int: ...
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int, /) -> int: ...
+    def read_pieces(
+        self,
+        pieces: bytes,
+        buffers: Sequence[memoryview],
+        split: bool = False,
+        crcs: memoryview | None = None,
+        /,
+    ) -> list[Failure]: ...
     def pwritev(self, fd: int, buffers: Sequence[memoryview], offset: int, /) -> int: ...
     def fallocate(self, fd: int, offset: int, length: int) -> bool: ...
     def punch(self, fd: int, offset: int, length: int) -> None: ...
@@ -95,6 +104,7 @@ class Files:
     """The machine's own files."""
 
     preadv = staticmethod(os.preadv)
+    read_pieces = staticmethod(compiled.read_pieces)
     pwritev = staticmethod(os.pwritev)
     fdatasync = staticmethod(os.fdatasync)
     close = staticmethod(os.close)

@@ -11,9 +11,11 @@ mismatch on a pending version that has changed meanwhile is read again, not an e
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, block_checksums, combine, combine_blocks, crc32c
+from fs3.compiled import PIECE
 from fs3.core.types import ChunkVersion
 from fs3.errors import Code, Fs3Error
 
@@ -46,7 +48,6 @@ class Reader:
         self._readers = readers
         self._drain = drain
         self._fail = fail
-        self._scratches: list[memoryview] = []  # one per thread that ever read at once
 
     def read(
         self,
@@ -72,41 +73,60 @@ class Reader:
     def _read_committed(
         self, pieces: Sequence[Piece], buffers: Sequence[memoryview], verify: bool
     ) -> list[ReadResult]:
-        """Pieces of committed versions; one within one checksum block, the common case, inline."""
-        index, crcs, fds, preadv = self._index, self._data.crcs, self._data.fds, self._data.preadv
-        unpack, row_bytes, ok, crc_of = VERSION.unpack_from, ROW.size, Code.OK, crc32c
-        scratch = self._scratches.pop() if self._scratches else memoryview(bytearray(_BLOCK))
+        """Pieces of committed versions; those within one checksum block, as most are, at once."""
+        index, crcs, fds = self._index, self._data.crcs, self._data.fds
+        unpack, pack, row_bytes = VERSION.unpack_from, PIECE.pack, ROW.size
         results: list[ReadResult] = []
+        records: list[bytes] = []  # of the pieces within one checksum block
+        targets: list[memoryview] = []
+        waiting: list[tuple[int, int]] = []  # their places in the results, and versions
         for (chunk, offset, length), buffer in zip(pieces, buffers, strict=True):
             row = index.row_of.get(chunk)
             if row is None:
                 results.append(_NO_CHUNK)
                 continue
             version = unpack(index.view, row * row_bytes)
-            number, _, _, block, size, _, _, tail, size_class = version
+            number, _, _, block, size, _, _, crc, size_class = version
             begin = offset & _MASK
             start = offset - begin
-            covered = size - start
-            if covered >= _BLOCK:
-                covered, part = _BLOCK, scratch
-            else:
-                part = scratch[: max(0, covered)]
-            if offset >= 0 and 0 < length <= covered - begin:
-                try:
-                    preadv(fds[size_class], (part,), block * BLOCK_BYTES[size_class] + start)
-                except OSError as error:
-                    results.append(self._failure(error))
-                    continue
-                if covered == _BLOCK:
-                    tail = crcs[size_class].item(block, start >> _SHIFT)
-                if crc_of(part) == tail:
-                    part = part[begin : begin + length]
-                    buffer[:length] = part
-                    results.append(ReadResult(ok, length, number, crc_of(part)))
-                    continue
-            results.append(self._any(Version._make(version), offset, length, buffer, verify))
-        self._scratches.append(scratch)
+            after = size - start - begin - length
+            if offset < 0 or length <= 0 or after < 0 or begin + length > _BLOCK:
+                results.append(self._any(Version._make(version), offset, length, buffer, verify))
+                continue
+            if size - start >= _BLOCK:
+                after = _BLOCK - begin - length
+                crc = crcs[size_class].item(block, start >> _SHIFT)
+            position = block * BLOCK_BYTES[size_class] + start
+            records.append(pack(fds[size_class], crc, position, begin, length, after))
+            targets.append(buffer if len(buffer) == length else buffer[:length])
+            waiting.append((len(results), number))
+            results.append(_NO_CHUNK)
+        if not records:
+            return results
+        crcs_found = memoryview(bytearray(4 * len(records)))
+        failures = self._data.read_pieces(b"".join(records), targets, False, crcs_found)
+        ok = Code.OK
+        for (at, number), target, crc in zip(
+            waiting, targets, crcs_found.cast("I").tolist(), strict=True
+        ):
+            results[at] = ReadResult(ok, len(target), ChunkVersion(number), crc)
+        for i, error, _, _ in failures:
+            at = waiting[i][0]
+            results[at] = (
+                self._failure(OSError(error, os.strerror(error)))
+                if error
+                else self._read_again(pieces[at], buffers[at], verify)
+            )
         return results
+
+    def _read_again(self, piece: Piece, buffer: memoryview, verify: bool) -> ReadResult:
+        """A piece that was not as it should be: step by step, to say what was wrong."""
+        chunk, offset, length = piece
+        row = self._index.row_of.get(chunk)
+        if row is None:
+            return _NO_CHUNK
+        version = VERSION.unpack_from(self._index.view, row * ROW.size)
+        return self._any(Version._make(version), offset, length, buffer, verify)
 
     def _read_pending(self, piece: Piece, buffer: memoryview, verify: bool) -> ReadResult:
         """A piece of the pending version, or of the committed one if there is none."""

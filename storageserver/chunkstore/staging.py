@@ -25,6 +25,7 @@ from fs3.checksum import (
     crc32c,
     zeros_checksum,
 )
+from fs3.compiled import block_crcs
 from fs3.core.chunks import UpdateKind
 from fs3.core.kv import is_value
 from fs3.core.types import CHUNK_BYTES_MAX, CHUNK_CONTENT_BYTES_MAX
@@ -264,7 +265,7 @@ class Grid:
         if head:
             self.add(head)
         if whole:
-            crcs = [crc32c(data[at : at + _BLOCK]) for at in range(len(head), end, _BLOCK)]
+            crcs = memoryview(block_crcs(data[len(head) : end], _BLOCK)).cast("I").tolist()
             self.done += crcs
             self.position += whole * _BLOCK
             crc = combine(crc, combine_blocks(crcs, whole * _BLOCK), whole * _BLOCK)

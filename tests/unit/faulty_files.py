@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+from fs3.compiled import plain
 from fs3.storageserver.chunkstore.files import Space
 
 SECTOR = 512
@@ -169,6 +170,9 @@ class FaultyFiles:
             buffer[: len(part)] = part
             done += len(part)
         return done
+
+    def read_pieces(self, pieces, buffers, split=False, crcs=None):
+        return plain.read_pieces(pieces, buffers, split, crcs, preadv=self.preadv)
 
     def pwritev(self, fd, buffers, offset):
         data = b"".join(bytes(buffer) for buffer in buffers)

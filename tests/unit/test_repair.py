@@ -16,6 +16,7 @@ from crc32c import crc32c
 from storage_cluster import StorageCluster
 
 from fs3 import dataplane
+from fs3.compiled import plain
 from fs3.core.chunks import UpdateKind
 from fs3.core.types import ChainVersion, ChunkVersion, PublicState, chunk_id
 from fs3.errors import Code, Fs3Error
@@ -308,8 +309,11 @@ class FailingReads(Files):
 
     def preadv(self, fd, buffers, offset, /):  # type: ignore[no-untyped-def]
         if self.failing:
-            raise OSError(errno.EIO, "injected")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         return os.preadv(fd, buffers, offset)
+
+    def read_pieces(self, pieces, buffers, split=False, crcs=None, /):  # type: ignore[no-untyped-def]
+        return plain.read_pieces(pieces, buffers, split, crcs, preadv=self.preadv)
 
 
 def test_a_disk_that_fails_takes_its_own_target_out_and_the_chain_goes_on(tmp_path: Path) -> None:
@@ -319,7 +323,7 @@ def test_a_disk_that_fails_takes_its_own_target_out_and_the_chain_goes_on(tmp_pa
         three.write(5, DATA)
         disk.failing = True
         assert three.read([(5, 0, 10)], 2)[0][0]["code"] == Code.DISK
-        wait_until(three, lambda: "injected" in three.nodes[1].target.problem)
+        wait_until(three, lambda: os.strerror(errno.EIO) in three.nodes[1].target.problem)
         assert three.read([(5, 0, 10)], 2)[0][0]["code"] == Code.NOT_SERVING
         three.set_chain((1, S), (3, S), (2, OFF))
         assert three.write(5, b"on")[0]["code"] == Code.OK
