@@ -26,8 +26,7 @@ import struct
 from enum import IntEnum
 from typing import NamedTuple
 
-from crc32c import crc32c
-
+from fs3.compiled import crc32c
 from fs3.errors import Code, Fs3Error, code_of
 
 PROTOCOL_VERSION = 1
