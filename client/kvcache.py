@@ -25,7 +25,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fs3 import dataplane
-from fs3.checksum import crc32c
 from fs3.core import kv
 from fs3.core.chunks import UpdateKind
 from fs3.core.request import Codes, Limits
@@ -196,26 +195,19 @@ class KVCache:
         return self.put_from(keys, values)
 
     def _put(self, keys: Keys, values: list[Parts], lengths: list[int]) -> NDArray[np.bool_]:
-        bodies: list[Parts] = []
-        crcs: list[int] = []
-        for key, parts, length in zip(keys, values, lengths, strict=True):
-            header = kv.header(key, length)
-            crc = crc32c(header)
-            for part in parts:
-                crc = crc32c(part, crc)
-            crcs.append(crc)
-            bodies.append([memoryview(header), *parts])
-        return self._update(UpdateKind.CREATE, keys, bodies, crcs)
+        bodies: list[Parts] = [
+            [memoryview(kv.header(key, length)), *parts]
+            for key, parts, length in zip(keys, values, lengths, strict=True)
+        ]
+        return self._update(UpdateKind.CREATE, keys, bodies)
 
     def remove(self, keys: Keys) -> NDArray[np.bool_]:
         """Remove values; True where there is none now."""
         if not len(keys):
             return np.zeros(0, np.bool_)
-        return self._update(UpdateKind.REMOVE, keys, [], [])
+        return self._update(UpdateKind.REMOVE, keys, [])
 
-    def _update(
-        self, kind: UpdateKind, keys: Keys, bodies: list[Parts], crcs: list[int]
-    ) -> NDArray[np.bool_]:
+    def _update(self, kind: UpdateKind, keys: Keys, bodies: list[Parts]) -> NDArray[np.bool_]:
         if self._pid != os.getpid():
             self._channels, self._pid = UpdateChannels(), os.getpid()
         done = np.zeros(len(keys), np.bool_)
@@ -223,8 +215,6 @@ class KVCache:
             part = slice(start, start + dataplane.BATCH_ITEMS_MAX)
             items = self._write_items(keys[part], bodies[part])
             items["kind"] = kind
-            if crcs:
-                items["crc"] = crcs[part]
             try:
                 channels, items["sequence"] = self._channels.take(
                     len(items), self._deadline_ms / 1000

@@ -197,16 +197,24 @@ class Updates:
         self.items = items
         self.payload = items["length"]
         self._bodies = bodies
+        self._checked = np.zeros(len(items), np.bool_)  # their checksums are known
         self._prefix = np.array([(client, 0, 0)], dataplane.WRITE_PREFIX).tobytes()
 
     def request(self, send: Send) -> tuple[bytes, list[memoryview]]:
-        """See :class:`Job`."""
-        items = self.items[send.items]
-        items["chain_version"] = send.chain_versions
+        """See :class:`Job`. Checksums are made here, while what was sent before travels."""
         body: list[memoryview] = []
         if self._bodies:
             for item in send.items.tolist():
-                body += self._bodies[item]
+                parts = self._bodies[item]
+                body += parts
+                if not self._checked[item]:
+                    crc = 0
+                    for part in parts:
+                        crc = crc32c(part, crc)
+                    self.items["crc"][item] = crc
+                    self._checked[item] = True
+        items = self.items[send.items]
+        items["chain_version"] = send.chain_versions
         return self._prefix + items.tobytes(), body
 
     def place(self, send: Send, head: bytes) -> list[memoryview]:

@@ -15,6 +15,10 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
        reply      head -                             body -
     LOCATE        head LOCATE_PREFIX + READ_ITEM*    body -                    (unix sockets only)
        reply      head LOCATE_REPLY + new files + LOCATE_RESULT* [+ details]   body as of a read
+    WINDOW        head -                             body -                    (unix sockets only)
+       reply      head slot bytes 4, slots 4; a descriptor comes along (fs3/transport/window.py)
+    WRITE_WINDOW  head slot 4, bytes 4 + that of a WRITE_BATCH       body -, it lies in the slot
+       reply      as of a WRITE_BATCH
     PEER          head messages between chain neighbours, one way (storageserver/peerwire.py)
     PROBE         head does a node reach another, one way (storageserver/reaching.py)
 """
@@ -39,6 +43,8 @@ PEER = 0x1003
 PROBE = 0x1008
 SUSPECT = 0x1004  # what was read of these items does not have its CRC: look at your disk
 LOCATE = 0x1005  # a READ_BATCH that is answered with where the bytes lie
+WINDOW = 0x1021  # memory for what is written, please (unix sockets only)
+WRITE_WINDOW = 0x1022  # a WRITE_BATCH whose body lies there
 PIN = 0x1020  # keep KV values from eviction, for `length` seconds; 0: no longer
 
 BATCH_ITEMS_MAX = 4096  # items in one request

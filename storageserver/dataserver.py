@@ -74,7 +74,7 @@ class DataServer:
     def serve(self, server: FrameServer) -> None:
         """Take what clients ask from one more port."""
         server.take([dataplane.READ_BATCH], self.guarded(self._on_read))
-        server.take([dataplane.WRITE_BATCH], self.guarded(self._on_write))
+        server.take([dataplane.WRITE_BATCH], self.guarded(self.on_write))
         server.take([dataplane.SUSPECT], self.guarded(self._on_suspect))
         server.take([dataplane.PIN], self.guarded(self._on_pin))
 
@@ -153,7 +153,8 @@ class DataServer:
 
     # --- writes ----------------------------------------------------------------------------------
 
-    def _on_write(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
+    def on_write(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
+        """A WRITE_BATCH; Fs3Error if it makes no sense."""
         prefix_bytes = dataplane.WRITE_PREFIX.itemsize
         items = dataplane.decode_items(request.head, dataplane.WRITE_ITEM, prefix_bytes)
         prefix = np.frombuffer(request.head, dataplane.WRITE_PREFIX, 1)[0]

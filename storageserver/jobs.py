@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fs3 import dataplane
-from fs3.buffers import BufferPool, PooledBuffer
+from fs3.buffers import BufferPool
 from fs3.core.types import ChunkVersion
 from fs3.errors import Code
 from fs3.transport.located import Location
@@ -36,12 +36,21 @@ class Payload:
         self._owner = owner
 
 
+class Memory(Protocol):
+    """Where the body of a request lies: a pooled buffer, as a rule."""
+
+    view: memoryview
+
+    def release(self) -> None:
+        """Nobody looks at it any more."""
+
+
 class BufferOwner:
     """Releases a pooled buffer when nobody refers to it any more."""
 
     __slots__ = ("buffer",)
 
-    def __init__(self, buffer: PooledBuffer) -> None:
+    def __init__(self, buffer: Memory) -> None:
         self.buffer = buffer
 
     def __del__(self) -> None:

@@ -34,6 +34,7 @@ from .dataserver import DataServer
 from .jobs import BufferOwner, LocateJob, Payload
 from .settings import LocalSettings
 from .target import Target
+from .windows import Windows
 
 _CLASSES = 32  # more than there are size classes: a file's number is target's place * this + class
 _log = get_logger(__name__)
@@ -78,6 +79,7 @@ class LocalPort:
             admit=self._refusal,
         )
         data.serve(self._server)
+        self._windows = Windows(self._server, data.on_write)
         self._server.take([dataplane.LOCATE], data.guarded(self._on_locate))
 
     @property

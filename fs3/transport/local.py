@@ -40,10 +40,12 @@ from fs3.transport.address import SocketAddress, open_socket
 from fs3.transport.client import DataConnection
 from fs3.transport.interface import Completion, Place
 from fs3.transport.located import LocatedReader, Location, grouped
+from fs3.transport.window import WORTH_BYTES, WriteWindow
 
 RIGHTS_MAX = 250  # descriptors in one frame; Linux takes 253
 _RIGHTS_BYTES = socket.CMSG_SPACE(RIGHTS_MAX * array("i").itemsize)
 _START = struct.Struct("<QII")  # dataplane.LOCATE_REPLY
+_WINDOW = 1 << 62  # the request for it; owners count theirs from 1
 _log = get_logger(__name__)
 
 
@@ -106,6 +108,7 @@ class LocalConnection(DataConnection):
         self._details: dict[int, str] = {}  # why some of them failed,
         self._parts: Sequence[memoryview] = ()  # and where those with bytes go
         self._reader = LocatedReader(self._files)
+        self._window = WriteWindow()
         super().__init__(address, cluster_id, place)
         self._connecting = False
 
@@ -127,6 +130,7 @@ class LocalConnection(DataConnection):
         self._asked.clear()
 
     def _close_files(self) -> None:
+        self._window.close()
         for descriptor in (*self._files.values(), *self._descriptors):
             os.close(descriptor)
         self._files.clear()
@@ -145,8 +149,21 @@ class LocalConnection(DataConnection):
             self._asked[request_id] = _Asked(bytes(head), time.monotonic())
             prefix = self._released.to_bytes(dataplane.LOCATE_PREFIX.itemsize, "little")
             super().send(dataplane.LOCATE, request_id, prefix + head)
+        elif method == dataplane.WRITE_BATCH and body_parts and not self.dead:
+            self._send_write(request_id, head, body_parts)
         else:
             super().send(method, request_id, head, body_parts)
+
+    def _send_write(self, request_id: int, head: Buffer, parts: Sequence[memoryview]) -> None:
+        """By way of the window if there is one."""
+        if not self._window.asked and sum(map(len, parts)) >= WORTH_BYTES:
+            self._window.asked = True
+            super().send(dataplane.WINDOW, _WINDOW, b"")
+        prefix = self._window.put(request_id, parts)
+        if prefix is None:
+            super().send(dataplane.WRITE_BATCH, request_id, head, parts)
+        else:
+            super().send(dataplane.WRITE_WINDOW, request_id, prefix + head)
 
     def forget(self, request_id: int) -> None:
         """See :class:`ClientConnection`."""
@@ -169,6 +186,7 @@ class LocalConnection(DataConnection):
         return count
 
     def _begin_reply(self, header: frames.Header, head: bytes) -> None:
+        self._window.answered(header.request_id)
         if header.method == dataplane.LOCATE:
             self._reply = reply = _decode(head)
             if len(reply.new_files) > len(self._descriptors):
@@ -215,7 +233,27 @@ class LocalConnection(DataConnection):
         if reply is not None and reply.grant > self._released:
             self._released = reply.grant
 
+    def _on_error_frame(self, header: frames.Header, error: Fs3Error) -> None:
+        self._window.answered(header.request_id)
+        super()._on_error_frame(header, error)
+
+    def _on_window(self, head: bytes) -> None:
+        if not self._descriptors:
+            raise Fs3Error(Code.PROTOCOL, f"{self.address}: a window without its memory")
+        descriptor = self._descriptors.popleft()
+        try:
+            self._window.install(head, descriptor)
+        except (OSError, ValueError) as error:  # then all of it is sent along
+            if isinstance(error, Fs3Error):
+                raise
+            _log.warning("no_window", server=self.address, reason=str(error))
+        finally:
+            os.close(descriptor)
+
     def _complete(self, request_id: int, head: bytes) -> None:
+        if request_id == _WINDOW:
+            self._on_window(head)
+            return
         failures = {}
         try:
             located, reply = self._locate(request_id), self._reply
