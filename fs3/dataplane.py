@@ -13,8 +13,9 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
        reply      head READ_RESULT*                  body -
     SUSPECT       head READ_ITEM*                    body -
        reply      head -                             body -
-    LOCATE        head LOCATE_PREFIX + READ_ITEM*    body -                    (unix sockets only)
-       reply      head LOCATE_REPLY + new files + LOCATE_RESULT* [+ details]   body as of a read
+    LOCATE        head LOCATE_PREFIX + wanted + READ_ITEM*    body -           (unix sockets only)
+       reply      head LOCATE_REPLY + new files + CHUNK_PLACE* + their CRCs + LOCATE_RESULT*
+                       [+ details]                   body as of a read
     WINDOW        head -                             body -                    (unix sockets only)
        reply      head slot bytes 4, slots 4; a descriptor comes along (fs3/transport/window.py)
     WRITE_WINDOW  head slot 4, bytes 4 + that of a WRITE_BATCH       body -, it lies in the slot
@@ -72,13 +73,21 @@ READ_RESULT = np.dtype(
 ITEM = struct.Struct("<24sIIII")
 RESULT = struct.Struct("<IIQII")
 ReadItem: TypeAlias = tuple[bytes, int, int, int, int]
-# What was granted on this connection up to this number is not used any more.
-LOCATE_PREFIX = np.dtype([("released", "<u8")])
+LOCATE_PREFIX = np.dtype(
+    [
+        ("released", "<u8"),  # what was granted here up to this number is not used any more
+        ("wanted", "<u4"),  # so many items' places, 4 bytes each, follow: their chunks' places are
+        ("reserved", "<u4"),  # wanted, to be remembered
+    ]
+)
 LOCATE_REPLY = np.dtype(
     [
         ("grant", "<u8"),  # grows on each connection
         ("lease_ms", "<u4"),  # from when the request was sent: then it must have been read
         ("new_files", "<u4"),  # their numbers follow, 4 bytes each; their descriptors came along
+        ("clock", "<u8"),  # whose boot clock its leases are counted on: fs3.clock.boot_clock_id
+        ("places", "<u4"),  # of whole chunks, behind the file numbers
+        ("crcs", "<u4"),  # of all these, 4 bytes each, behind them
     ]
 )
 # Read ``before + length + after`` bytes at ``position`` of the file: they have this CRC, and what
@@ -95,6 +104,22 @@ LOCATE_RESULT = np.dtype(
         ("after", "<u4"),
     ]
 )
+# Where a whole chunk lies for as long as its row's stamp stands (fs3/core/stamps.py).
+CHUNK_PLACE = np.dtype(
+    [
+        ("item", "<u4"),  # whose chunk it is
+        ("stamps", "<u4"),  # number of the file that holds the stamps
+        ("row", "<u8"),
+        ("stamp", "<u8"),
+        ("version", "<u8"),
+        ("position", "<u8"),
+        ("file", "<u4"),
+        ("length", "<u4"),
+        ("checksum", "<u4"),  # CRC32C of all of it
+        ("crcs", "<u4"),  # how many are its own; those of its checksum blocks
+    ]
+)
+CHUNK_PLACE_CRCS_MAX = 512  # chunks of more checksum blocks are not worth to be remembered
 FILE_NONE = 0xFFFFFFFF
 PLACE = struct.Struct("<IIQIIQII")  # the same, for code that looks at one at a time
 WRITE_PREFIX = np.dtype([("client", "<u8"), ("flags", "<u4"), ("reserved", "<u4")])

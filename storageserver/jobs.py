@@ -7,8 +7,9 @@ anybody (the store, a neighbour's queue, the core) still refers to it.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from fs3.core.types import ChunkVersion
 from fs3.errors import Code
 from fs3.transport.located import Location
 
-from .chunkstore.interface import ReadResult
+from .chunkstore.interface import ChunkPlace, ReadResult
 
 
 class Payload:
@@ -224,6 +225,18 @@ class ReadJob(_Batch):
         return [Payload(view[start:end], room, start) for start, end in parts]
 
 
+class Located(NamedTuple):
+    """What a LOCATE's reply says."""
+
+    files: set[int]  # the numbers of those that are needed for it
+    places: bytes  # of dataplane.CHUNK_PLACE
+    crcs: bytes  # theirs
+    results: bytes  # and details
+
+
+_CHUNK_PLACE = struct.Struct("<IIQQQQIIII")
+assert _CHUNK_PLACE.size == dataplane.CHUNK_PLACE.itemsize
+_CRCS_MAX_BYTES = 1 << 20  # in one reply
 _pack_place = dataplane.PLACE.pack_into
 _PLACE_BYTES = dataplane.PLACE.size
 _NOWHERE = bytes(dataplane.PLACE.pack(0, 0, 0, 0, dataplane.FILE_NONE, 0, 0, 0))
@@ -238,15 +251,22 @@ class LocateJob(_Batch):
     def __init__(
         self,
         items: Sequence[dataplane.ReadItem],
+        wanted: Sequence[int],
         pool: BufferPool,
-        reply: Callable[[set[int], bytes, Sequence[Payload]], None],
+        reply: Callable[[Located, Sequence[Payload]], None],
     ) -> None:
-        """``reply`` is told which files are needed, and must not refer to the job."""
+        """``wanted``: items whose whole chunk is located, too, if that can be remembered.
+
+        ``reply`` must not refer to the job.
+        """
         super().__init__(0, lambda head, payloads: None)
         self._reply_located = reply
         self._results = bytearray(_NOWHERE * len(items))
         self._left = len(items)
         self._files: set[int] = set()
+        self.wanted = frozenset(wanted)
+        self._places = bytearray()
+        self._crcs = bytearray()
         self.items = items
         self._pool = pool
         self._rooms: dict[int, tuple[BufferOwner, int]] = {}  # and how much was read
@@ -273,6 +293,15 @@ class LocateJob(_Batch):
             _pack_place(results, index * _PLACE_BYTES, *place)
         self._files.update([place[4] for place in places])
         self.done(len(indexes))
+
+    def remember(self, index: int, stamps: int, place: ChunkPlace) -> None:
+        """All of the item's chunk lies there; ``stamps``: the file that says how long."""
+        if len(self._crcs) + len(place.crcs) > _CRCS_MAX_BYTES:
+            return
+        *fields, crcs = place
+        self._places += _CHUNK_PLACE.pack(index, stamps, *fields, len(crcs) // 4)
+        self._crcs += crcs
+        self._files.update((stamps, place.file))
 
     def reserve(self, indexes: Sequence[int]) -> None:
         """Have room for these items, which are read here. Fs3Error BUSY if no buffer is free."""
@@ -309,8 +338,10 @@ class LocateJob(_Batch):
         _pack_place(self._results, at, code, length, version, crc, dataplane.FILE_NONE, 0, 0, 0)
 
     def _send(self) -> None:
-        head = dataplane.encode_results(bytes(self._results), self._details)
-        self._reply_located(self._files - {dataplane.FILE_NONE}, head, self._payload())
+        results = dataplane.encode_results(bytes(self._results), self._details)
+        files = self._files - {dataplane.FILE_NONE}
+        located = Located(files, bytes(self._places), bytes(self._crcs), results)
+        self._reply_located(located, self._payload())
 
     def _payload(self) -> Sequence[Payload]:
         rooms = sorted(self._rooms.items())

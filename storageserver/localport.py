@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fs3 import dataplane
 from fs3.buffers import BufferPool
-from fs3.clock import Clock
+from fs3.clock import Clock, boot_clock_id
 from fs3.core.grants import Grants
 from fs3.core.types import TargetId
 from fs3.errors import Code, Fs3Error
@@ -31,15 +31,22 @@ from fs3.transport.tcp import Caller, Connection, FrameServer, Limits, Request
 
 from .chunkstore.interface import LocatingStore
 from .dataserver import DataServer
-from .jobs import BufferOwner, LocateJob, Payload
+from .jobs import BufferOwner, Located, LocateJob, Payload
+from .reads import Files
 from .settings import LocalSettings
 from .target import Target
 from .windows import Windows
 
+<<<<<<< HEAD
 _CLASSES = 32  # more than there are size classes: a file's number is target's place * this + class
+=======
+_CLASSES = 16  # more than there are size classes: a file's number is target's place * this + class
+_STAMPS = _CLASSES - 1  # in the place of a class: the target's stamps
+>>>>>>> 4ae9d40 (Local clients remember where chunks lie and read them without asking, as long as stamps in shared memory stand)
 _log = get_logger(__name__)
 
-_START = struct.Struct("<QII")  # dataplane.LOCATE_REPLY
+_PREFIX = struct.Struct("<QII")  # dataplane.LOCATE_PREFIX
+_START = struct.Struct("<QIIQII")  # dataplane.LOCATE_REPLY
 Hold = tuple[LocatingStore, int]
 
 
@@ -68,6 +75,7 @@ class LocalPort:
         self._place = {target.target: place for place, target in enumerate(self._targets)}
         self._pool = pool
         self._clock = clock
+        self._clock_id = boot_clock_id()
         self._grants: Grants[Hold] = Grants(settings.lease_ms)
         self._passed: dict[Connection, set[int]] = {}  # numbers of the files that it has
         self._server = FrameServer(
@@ -127,21 +135,17 @@ class LocalPort:
         if connection not in self._passed:
             self._passed[connection] = set()
             connection.closers.append(lambda: self._on_closed(connection))
-        prefix_bytes = dataplane.LOCATE_PREFIX.itemsize
-        if len(request.head) < prefix_bytes:
-            raise Fs3Error(Code.PROTOCOL, f"a LOCATE's head of {len(request.head)} bytes")
-        items = dataplane.decode_read_items(request.head[prefix_bytes:])
-        released = int.from_bytes(request.head[:prefix_bytes], "little")
+        released, wanted, items = _decode(request.head)
         self._let_go(self._grants.release(connection, released))
         holds: list[Hold] = []
         grant = 0
         if self._grants.room(connection):
             grant = self._grants.give(connection, holds, self._clock.monotonic_ms())
 
-        def reply(files: set[int], head: bytes, payloads: Sequence[Payload]) -> None:
-            self._reply(connection, request, grant, files, head, payloads)
+        def reply(located: Located, payloads: Sequence[Payload]) -> None:
+            self._reply(connection, request, grant, located, payloads)
 
-        job = LocateJob(items, self._pool, reply)
+        job = LocateJob(items, wanted, self._pool, reply)
         self._data.locate(
             job, lambda target, indexes: self._locate(job, target, indexes, holds, grant)
         )
@@ -154,22 +158,22 @@ class LocalPort:
             target.reads.read(job, indexes)
             return
         holds.append((store, store.hold()))
-        target.reads.locate(job, indexes, store, self._place[target.target] * _CLASSES)
+        first = self._place[target.target] * _CLASSES
+        target.reads.locate(job, indexes, store, Files(first, first + _STAMPS))
 
     def _reply(
         self,
         connection: Connection,
         request: Request,
         grant: int,
-        files: set[int],
-        head: bytes,
+        located: Located,
         payloads: Sequence[Payload],
     ) -> None:
         """Places and bytes, and the descriptors that the peer needs for them and does not have."""
         if connection.closed:
             return
         passed = self._passed[connection]
-        new = sorted(files - passed)
+        new = sorted(located.files - passed)
         try:
             rights = self._open(new)
         except OSError as error:
@@ -177,7 +181,10 @@ class LocalPort:
             connection.close()  # the client goes on over TCP
             return
         passed.update(new)
-        start = _START.pack(grant, self._grants.lease_ms, len(new))
+        _, places, crcs, results = located
+        count = len(places) // dataplane.CHUNK_PLACE.itemsize
+        lease_ms, crc_count = self._grants.lease_ms, len(crcs) // 4
+        start = _START.pack(grant, lease_ms, len(new), self._clock_id, count, crc_count)
         numbers = struct.pack(f"<{len(new)}I", *new)
         keep = list(payloads)  # held until they are sent
 
@@ -189,7 +196,7 @@ class LocalPort:
         connection.reply(
             request.request_id,
             request.method,
-            start + numbers + head,
+            b"".join((start, numbers, places, crcs, results)),
             [payload.view for payload in keep],
             on_sent,
             rights=rights,
@@ -205,10 +212,27 @@ class LocalPort:
                 place, size_class = divmod(number, _CLASSES)
                 store = self._stores[self._targets[place].target]
                 assert store is not None, "nothing was located in it"
-                path = f"/proc/self/fd/{store.data_file(size_class)}"
+                shown = size_class == _STAMPS
+                passed = store.stamps.descriptor if shown else store.data_file(size_class)
+                path = f"/proc/self/fd/{passed}"
                 opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
             raise
         return opened
+
+
+def _decode(head: bytes) -> tuple[int, Sequence[int], list[dataplane.ReadItem]]:
+    """A LOCATE: what is released, which items' chunks are wanted, the items. Fs3Error PROTOCOL."""
+    start = _PREFIX.size
+    if len(head) < start:
+        raise Fs3Error(
+            Code.PROTOCOL, f"a LOCATE's head of {len(head)} bytes; {start} are the least"
+        )
+    released, count, _ = _PREFIX.unpack_from(head)
+    items_at = start + 4 * count
+    if count > dataplane.BATCH_ITEMS_MAX or len(head) < items_at:
+        raise Fs3Error(Code.PROTOCOL, f"a LOCATE's head of {len(head)} bytes wants {count} places")
+    wanted = struct.unpack_from(f"<{count}I", head, start)
+    return released, wanted, dataplane.decode_read_items(head[items_at:])

@@ -6,7 +6,7 @@ Reactor thread only.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fs3.clock import Clock
 from fs3.core import messages as m
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from .target import Target
 
 
+class Files(NamedTuple):
+    """Numbers under which clients of this machine know a target's files."""
+
+    first: int  # data file of class 0
+    stamps: int
+
+
 class Reads:
     """The reading side of one target."""
 
@@ -35,12 +42,10 @@ class Reads:
         self._serve_items(job, indexes, lambda clean: self._read_clean(job, clean))
 
     def locate(
-        self, job: LocateJob, indexes: list[int], store: LocatingStore, first_file: int
+        self, job: LocateJob, indexes: list[int], store: LocatingStore, files: Files
     ) -> None:
         """Say of these items where they lie, if their chunks are clean. ``store`` is held."""
-        self._serve_items(
-            job, indexes, lambda clean: self._locate_clean(job, clean, store, first_file)
-        )
+        self._serve_items(job, indexes, lambda clean: self._locate_clean(job, clean, store, files))
 
     def _serve_items(
         self,
@@ -91,14 +96,26 @@ class Reads:
         job.finish_all(indexes, results)
 
     def _locate_clean(
-        self, job: LocateJob, indexes: list[int], store: LocatingStore, first_file: int
+        self, job: LocateJob, indexes: list[int], store: LocatingStore, files: Files
     ) -> None:
         pieces = self._pieces(job, indexes)
-        places = store.locate(pieces, first_file)
+        if job.wanted:
+            self._remember(job, indexes, store, files)
+        places = store.locate(pieces, files.first)
         if any(piece[0][0] >= OWNER_BYTE for piece in pieces):
             results = [ReadResult(Code(place[0]), place[1]) for place in places]
             self._target.values.read(pieces, results)
         job.locate(indexes, places)
+
+    @staticmethod
+    def _remember(job: LocateJob, indexes: list[int], store: LocatingStore, files: Files) -> None:
+        """Not values of the KV cache: their eviction must see each use."""
+        for index in indexes:
+            chunk = job.items[index][0]
+            if index in job.wanted and chunk[0] < OWNER_BYTE:
+                place = store.place(ChunkId(chunk), files.first)
+                if place is not None:
+                    job.remember(index, files.stamps, place)
 
     @staticmethod
     def _pieces(job: ReadJob | LocateJob, indexes: Sequence[int]) -> list[Piece]:

@@ -22,6 +22,7 @@ from fs3.clock import Clock
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
 from fs3.core.replica import Limits, Replica
+from fs3.core.stamps import Stamps
 from fs3.core.types import (
     Chain,
     ChainVersion,
@@ -38,6 +39,7 @@ from .chunkstore.interface import (
     Channel,
     ChunkStore,
     Commit,
+    LocatingStore,
     Piece,
     StageRequest,
     Usage,
@@ -86,6 +88,7 @@ class Target:
         self._pool = pool
         self._clock = clock
         self._around = surroundings
+        self._stamps = store.stamps if isinstance(store, LocatingStore) else Stamps()
         self._closed = True
         self._early: list[m.Message] = []
         self._queue: deque[m.Event] = deque()
@@ -238,6 +241,7 @@ class Target:
 
     def _perform(self, effects: Sequence[m.Effect]) -> None:
         """In order; stages that stand together are one batch of the store, so are commits."""
+        self._say_what_is_served()
         at = 0
         while at < len(effects):
             effect = effects[at]
@@ -253,6 +257,14 @@ class Target:
             else:
                 self._perform_one(effect)
                 at += 1
+
+    def _say_what_is_served(self) -> None:
+        """To whoever reads by himself what lies here; before anything follows from a step."""
+        core = self.core
+        if core is not None and core.serving:
+            self._stamps.serve(core.chain.chain, core.chain.version, core.lease_until_ms)
+        else:
+            self._stamps.withdraw()
 
     def _perform_one(self, effect: m.Effect) -> None:
         match effect:

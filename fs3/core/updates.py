@@ -47,10 +47,14 @@ class Updates:
         """The newest version of the chain that this replica has heard of."""
         return self.place.chain
 
+    @property
+    def serving(self) -> bool:
+        """May answer reads, as long as it has a lease."""
+        return self.place.state is PublicState.SERVING and self._joined and not self._discarded
+
     def serves(self, now_ms: int) -> bool:
         """May answer reads now."""
-        serving = self.place.state is PublicState.SERVING and self._joined
-        return serving and now_ms < self.lease_until_ms and not self._discarded
+        return now_ms < self.lease_until_ms and self.serving
 
     # --- writes ----------------------------------------------------------------------------------
 

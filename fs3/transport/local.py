@@ -19,6 +19,7 @@ means that was served when the server looked: see docs/decisions/0008-grants.md.
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import select
 import socket
@@ -29,9 +30,15 @@ from collections import deque
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fs3 import dataplane, frames
+from fs3.checksum import Crcs
+from fs3.clock import SystemClock, boot_clock_id
+from fs3.core.stamps import STAMPS_BYTES, StampView
 from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer
 from fs3.log import get_logger
@@ -40,12 +47,15 @@ from fs3.transport.address import SocketAddress, open_socket
 from fs3.transport.client import DataConnection
 from fs3.transport.interface import Completion, Place
 from fs3.transport.located import LocatedReader, Location, grouped
+from fs3.transport.remembered import Found, Remembered
 from fs3.transport.window import WORTH_BYTES, WriteWindow
 
 RIGHTS_MAX = 250  # descriptors in one frame; Linux takes 253
 _RIGHTS_BYTES = socket.CMSG_SPACE(RIGHTS_MAX * array("i").itemsize)
-_START = struct.Struct("<QII")  # dataplane.LOCATE_REPLY
+_PREFIX = struct.Struct("<QII")  # dataplane.LOCATE_PREFIX
+_START = struct.Struct("<QIIQII")  # dataplane.LOCATE_REPLY
 _WINDOW = 1 << 62  # the request for it; owners count theirs from 1
+_CLOCK = SystemClock()
 _log = get_logger(__name__)
 
 
@@ -90,6 +100,9 @@ class _Reply(NamedTuple):
     grant: int
     lease_s: float
     new_files: list[int]
+    clock: int
+    places: NDArray[Any]  # of whole chunks: dataplane.CHUNK_PLACE
+    crcs: Crcs  # theirs
     results: bytes  # and details, encoded
 
 
@@ -109,8 +122,14 @@ class LocalConnection(DataConnection):
         self._parts: Sequence[memoryview] = ()  # and where those with bytes go
         self._reader = LocatedReader(self._files)
         self._window = WriteWindow()
+        self._remembered = Remembered(self._view_of)
+        self._remembers = True
+        self._clock_id = boot_clock_id()
+        self._ready: dict[int, tuple[bytes, Found]] = {}  # reads that need not be asked for
         super().__init__(address, cluster_id, place)
         self._connecting = False
+        self._hang_up = select.poll()
+        self._hang_up.register(self._socket, select.POLLRDHUP)
 
     def _connect(self, candidate: SocketAddress) -> socket.socket:
         made = open_socket(candidate.family)
@@ -128,6 +147,9 @@ class LocalConnection(DataConnection):
         super()._die(error)
         self._close_files()
         self._asked.clear()
+        ready, self._ready = self._ready, {}
+        unsent = Fs3Error(Code.UNREACHABLE, error.detail)
+        self._completed += [Completion(self, number, b"", unsent) for number in ready]
 
     def _close_files(self) -> None:
         self._window.close()
@@ -135,6 +157,7 @@ class LocalConnection(DataConnection):
             os.close(descriptor)
         self._files.clear()
         self._descriptors.clear()
+        self._remembered.clear()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -145,14 +168,25 @@ class LocalConnection(DataConnection):
         # Whether chunks are there is said as well without places, and for less. (One of no items
         # at all tells the server what it may reuse.)
         locates = method == dataplane.READ_BATCH and (not head or dataplane.wants_bytes(head))
-        if locates and not self.dead:
-            self._asked[request_id] = _Asked(bytes(head), time.monotonic())
-            prefix = self._released.to_bytes(dataplane.LOCATE_PREFIX.itemsize, "little")
-            super().send(dataplane.LOCATE, request_id, prefix + head)
-        elif method == dataplane.WRITE_BATCH and body_parts and not self.dead:
+        if method == dataplane.WRITE_BATCH and body_parts and not self.dead:
             self._send_write(request_id, head, body_parts)
-        else:
+            return
+        if not locates or self.dead:
             super().send(method, request_id, head, body_parts)
+            return
+        found = self._remembered.find(np.frombuffer(head, dataplane.READ_ITEM))
+        if found is not None:
+            self._ready[request_id] = bytes(head), found
+        else:
+            self._send_locate(request_id, bytes(head))
+
+    def _send_locate(self, request_id: int, head: bytes) -> None:
+        self._asked[request_id] = _Asked(head, time.monotonic())
+        items = np.frombuffer(head, dataplane.READ_ITEM)
+        wanted = self._remembered.unknown(items) if self._remembers else []
+        prefix = _PREFIX.pack(self._released, len(wanted), 0)
+        prefix += struct.pack(f"<{len(wanted)}I", *wanted)
+        super().send(dataplane.LOCATE, request_id, prefix + head)
 
     def _send_write(self, request_id: int, head: Buffer, parts: Sequence[memoryview]) -> None:
         """By way of the window if there is one."""
@@ -168,7 +202,64 @@ class LocalConnection(DataConnection):
     def forget(self, request_id: int) -> None:
         """See :class:`ClientConnection`."""
         self._asked.pop(request_id, None)
-        super().forget(request_id)
+        if self._ready.pop(request_id, None) is None:
+            super().forget(request_id)
+
+    # -- reading without asking ------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """See :class:`ClientConnection`."""
+        return super().pending + len(self._ready)
+
+    def take_completed(self) -> list[Completion]:
+        """See :class:`ClientConnection`."""
+        while self._ready:  # only now, when what others are asked for is under way
+            request_id, (head, found) = next(iter(self._ready.items()))
+            del self._ready[request_id]
+            try:
+                self._read_remembered(request_id, head, found)
+            except Fs3Error as error:
+                self._completed.append(Completion(self, request_id, b"", error))
+                self._die(error)
+        return super().take_completed()
+
+    def _read_remembered(self, request_id: int, head: bytes, found: Found) -> None:
+        """See fs3/core/stamps.py for why this is a read as good as any."""
+        remembered = self._remembered
+        if remembered.standing(found) and remembered.serving(found, _CLOCK.monotonic_ms):
+            located = remembered.locations(found)
+            results = _results_of(located)
+            parts = super()._places(request_id, results) or ()
+            failures = self._reader.read(located, parts)
+            stands = remembered.standing(found)
+            if self._is_gone():  # whoever has the files now does not tell by these stamps
+                raise Fs3Error(Code.UNREACHABLE, f"{self.address}: the server is gone")
+            if stands and not failures:
+                self._completed.append(Completion(self, request_id, results, None, verified=True))
+                return
+            remembered.forget(found.slots[list(failures)].tolist())
+        self._send_locate(request_id, head)
+
+    def _learn(self, asked: _Asked, reply: _Reply) -> None:
+        """What the reply says of whole chunks, unless leases are counted on another clock."""
+        if reply.clock != self._clock_id:
+            self._remembers = False
+            return
+        try:
+            items = np.frombuffer(asked.head, dataplane.READ_ITEM)
+            self._remembered.learn(items, reply.places, reply.crcs)
+        except (OSError, ValueError) as error:
+            if isinstance(error, Fs3Error):
+                raise
+            self._remembers = False
+            _log.warning("places_not_remembered", server=self.address, reason=str(error))
+
+    def _view_of(self, number: int) -> StampView:
+        descriptor = self._files.get(number)
+        if descriptor is None:
+            raise Fs3Error(Code.PROTOCOL, f"{self.address}: stamps {number} were never passed")
+        return StampView(memoryview(mmap.mmap(descriptor, STAMPS_BYTES, prot=mmap.PROT_READ)))
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -261,6 +352,8 @@ class LocalConnection(DataConnection):
                 super()._complete(request_id, head)
                 return
             asked = self._asked.pop(request_id)
+            if len(reply.places):
+                self._learn(asked, reply)
             failures = self._reader.read(located, self._parts)
             if not self._stood(asked, reply):
                 _log.debug("grant_over", server=self.address, items=len(located))
@@ -287,9 +380,7 @@ class LocalConnection(DataConnection):
         return time.monotonic() - asked.sent_s < reply.lease_s
 
     def _is_gone(self) -> bool:
-        hung_up = select.poll()
-        hung_up.register(self._socket, select.POLLRDHUP)
-        return bool(hung_up.poll(0))
+        return bool(self._hang_up.poll(0))
 
 
 def _decode(head: bytes) -> _Reply:
@@ -297,14 +388,20 @@ def _decode(head: bytes) -> _Reply:
     start = _START.size
     if len(head) < start:
         raise Fs3Error(Code.PROTOCOL, f"a LOCATE reply of {len(head)} bytes; {start} are the least")
-    grant, lease_ms, count = _START.unpack_from(head)
+    grant, lease_ms, count, clock, place_count, crc_count = _START.unpack_from(head)
     files_end = start + 4 * count
-    if count > RIGHTS_MAX or len(head) < files_end:
+    places_end = files_end + dataplane.CHUNK_PLACE.itemsize * place_count
+    end = places_end + 4 * crc_count
+    if count > RIGHTS_MAX or len(head) < end:
         raise Fs3Error(
-            Code.PROTOCOL, f"a LOCATE reply of {len(head)} bytes announces {count} files"
+            Code.PROTOCOL,
+            f"a LOCATE reply of {len(head)} bytes announces {count} files, {place_count} places"
+            f" of chunks and {crc_count} CRCs",
         )
     files = list(struct.unpack_from(f"<{count}I", head, start))
-    return _Reply(grant, lease_ms / 1000, files, head[files_end:])
+    places = np.frombuffer(head, dataplane.CHUNK_PLACE, place_count, files_end)
+    crcs = np.frombuffer(head, np.uint32, crc_count, places_end)
+    return _Reply(grant, lease_ms / 1000, files, clock, places, crcs, head[end:])
 
 
 def _decode_places(results: bytes, count: int) -> tuple[list[Location], dict[int, str]]:

@@ -4,6 +4,9 @@ A row is read by one ``struct.unpack_from`` and written by one ``pack_into``: ne
 interpreter lock, so a reader in another thread sees a whole row, old or new. The table doubles by
 copying; a reader that holds the old one reads the past, which its registration (see blocks.py)
 keeps readable. A removed chunk's row is reused only when the owner says that nobody reads.
+
+Each change of a row is stamped behind it (fs3/core/stamps.py): that is how clients of this machine
+see it without asking.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fs3.core.chunks import ChannelRecord, ChunkMeta
+from fs3.core.stamps import Stamps
 from fs3.core.types import ChunkId
 
 from .interface import Rows
@@ -25,7 +29,8 @@ _ROW_BYTES = ROW.size
 class Index:
     """What the store knows of every chunk. Changed by the owner thread only."""
 
-    def __init__(self, rows: int = 256) -> None:
+    def __init__(self, rows: int = 256, stamps: Stamps | None = None) -> None:
+        self.stamps = stamps or Stamps()
         self.row_of: dict[ChunkId, int] = {}
         self.pendings: dict[ChunkId, Pending] = {}
         self.channels: dict[tuple[int, int], ChannelRecord] = {}
@@ -60,12 +65,14 @@ class Index:
             self.row_of[chunk] = row
         if not pending:
             self.pendings.pop(chunk, None)
+        self.stamps.changed(row)
 
     def remove(self, chunk: ChunkId) -> int:
         """Forget a chunk; its row is to be given to :meth:`release_row` when nobody reads."""
         row = self.row_of.pop(chunk)
         self.pendings.pop(chunk, None)
         ROW.pack_into(self.view, row * _ROW_BYTES, *NO_VERSION, 0)
+        self.stamps.changed(row)
         return row
 
     def release_row(self, row: int) -> None:

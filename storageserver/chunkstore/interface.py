@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fs3.core.chunks import ChannelRecord, ChunkMeta, ChunkTable, Tag, UpdateKind
+from fs3.core.stamps import Stamps
 from fs3.core.types import ChainVersion, ChunkId, ChunkVersion
 from fs3.errors import Code
 from fs3.transport.located import Location
@@ -121,6 +122,19 @@ class Usage(NamedTuple):
     used_bytes: int
     free_bytes: int
     chunks: int
+
+
+class ChunkPlace(NamedTuple):
+    """Where all bytes of a committed version lie, as long as the row's stamp is this one."""
+
+    row: int
+    stamp: int
+    version: int
+    position: int
+    file: int
+    length: int
+    checksum: int  # CRC32C of all of it
+    crcs: bytes  # those of its checksum blocks, 4 bytes each
 
 
 class BadChunk(NamedTuple):
@@ -246,6 +260,10 @@ class ChunkStore(ChunkTable, Protocol):
 class LocatingStore(ChunkStore, Protocol):
     """A store whose bytes lie in files that another process of the machine can read by itself."""
 
+    @property
+    def stamps(self) -> Stamps:
+        """Of its rows; what the target serves is said there, too."""
+
     def hold(self) -> int:
         """From now on no block is reused, until :meth:`let_go` of what this returns."""
 
@@ -254,6 +272,12 @@ class LocatingStore(ChunkStore, Protocol):
 
     def locate(self, pieces: Sequence[Piece], first_file: int) -> list[Location]:
         """Where pieces of committed versions lie, as of now. ``first_file``: number of class 0."""
+
+    def place(self, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
+        """Where a whole chunk lies, for whoever sees its row's stamp. The store must be held.
+
+        None if it is not there, has a pending version, no bytes, or no stamp, or is too large.
+        """
 
     def data_file(self, size_class: int) -> int:
         """The descriptor of the file that holds blocks of this class."""

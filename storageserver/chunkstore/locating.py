@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, combine_blocks
-from fs3.dataplane import FILE_NONE
+from fs3.core.types import ChunkId
+from fs3.dataplane import CHUNK_PLACE_CRCS_MAX, FILE_NONE
 from fs3.errors import Code
 from fs3.transport.located import Location
 
 from .datafiles import DataFiles
 from .index import Index
-from .interface import Piece
+from .interface import ChunkPlace, Piece
 from .records import BLOCK_BYTES, ROW, VERSION
 
 _BLOCK = CHECKSUM_BLOCK_BYTES
@@ -61,3 +62,21 @@ def locate(
         file = first_file + size_class
         places.append((0, end - offset, number, crc, file, position, offset - start, covered - end))
     return places
+
+
+def place_of(index: Index, data: DataFiles, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
+    """See ``LocatingStore.place``."""
+    row = index.row_of.get(chunk)
+    if row is None:
+        return None
+    stamp = index.stamps.stamp(row)  # before the row is looked at
+    *version, pending = ROW.unpack_from(index.view, row * ROW.size)
+    number, _, _, block, length, _, checksum, tail, size_class = version
+    whole, rest = divmod(length, _BLOCK)
+    if pending or not stamp or not number or not 0 < length <= CHUNK_PLACE_CRCS_MAX * _BLOCK:
+        return None
+    crcs = data.crcs[size_class][block, :whole].tobytes()
+    if rest:
+        crcs += tail.to_bytes(4, "little")
+    position, file = block * BLOCK_BYTES[size_class], first_file + size_class
+    return ChunkPlace(row, stamp, number, position, file, length, checksum, crcs)

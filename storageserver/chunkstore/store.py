@@ -43,6 +43,7 @@ from .health import Health
 from .index import Index
 from .interface import (
     Channel,
+    ChunkPlace,
     Commit,
     Piece,
     ReadResult,
@@ -52,8 +53,13 @@ from .interface import (
     Usage,
     Verified,
 )
+<<<<<<< HEAD
 from .locating import locate
 from .punching import Punching
+=======
+from .locating import locate, place_of
+from .punching import punch_idle
+>>>>>>> 4ae9d40 (Local clients remember where chunks lie and read them without asking, as long as stamps in shared memory stand)
 from .reading import Reader
 from .records import (
     CONTENT_FIELDS,
@@ -68,6 +74,7 @@ from .records import (
 )
 from .recovery import WATERMARK_FILE, check_watermark, open_records, recover
 from .scanning import channel_record, last_chunk, scan_channels, scan_chunks, verify_chunks
+from .shared import SharedStamps
 from .staging import Stager
 
 _NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
@@ -85,7 +92,8 @@ class DiskChunkStore:
         self._settings = settings or ChunkStoreSettings()
         self._lock = RLock()
         self._health = Health(root)
-        self._index = Index()
+        self.stamps = SharedStamps()
+        self._index = Index(stamps=self.stamps)
         self._readers = Readers()
         self._allocator = Allocator(self._readers, self._grow, self._settings.capacity_bytes)
         with ExitStack() as opened, self._health.guard():
@@ -391,6 +399,10 @@ class DiskChunkStore:
         """Where pieces of committed versions lie."""
         return locate(self._index, self._data, pieces, first_file)
 
+    def place(self, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
+        """Where a whole chunk lies."""
+        return place_of(self._index, self._data, chunk, first_file)
+
     def data_file(self, size_class: int) -> int:
         """The descriptor of a class's file."""
         return self._data.fds[size_class]
@@ -468,6 +480,7 @@ class DiskChunkStore:
                     self._records.write([(OPEN_KEY, b"")])
                     self._records.sync()
         finally:
+            self.stamps.close()
             self._data.close()
             self._watermark.close()
             self._records.close()

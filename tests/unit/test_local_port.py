@@ -14,30 +14,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from storage_cluster import CHAIN, CLUSTER, StorageCluster
+from local_port_rig import LONG_MS, PATTERN, Port, Reader, before_reading, damage, fill
+from storage_cluster import CLUSTER, StorageCluster
 
 from fs3 import dataplane
 from fs3.core.chunks import UpdateKind
 from fs3.core.types import PublicState, chunk_id
 from fs3.errors import Code, Fs3Error
 from fs3.storageserver import localport
-from fs3.storageserver.chunkstore.interface import Piece
-from fs3.storageserver.localport import LocalPort
-from fs3.storageserver.settings import LocalSettings
+from fs3.storageserver.chunkstore.records import SIZE_CLASSES
 from fs3.transport.client import drive
 from fs3.transport.local import LocalConnection
 
 S, OFF = PublicState.SERVING, PublicState.OFFLINE
-PATTERN = random.Random(1).randbytes(1 << 20)
-LONG_MS = 60_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_ms = 1000
-
-    def monotonic_ms(self) -> int:
-        return self.now_ms
 
 
 @pytest.fixture
@@ -47,37 +36,6 @@ def cluster(tmp_path: Path) -> Iterator[StorageCluster]:
         yield made
 
 
-class Port:
-    """The local port of one node."""
-
-    def __init__(self, cluster: StorageCluster, target: int = 1, **settings: Any) -> None:
-        node = cluster.nodes[target - 1]
-        self.cluster = cluster
-        self.clock = Clock()
-        self.port: LocalPort = cluster.call(
-            lambda: LocalPort(
-                cluster.reactor,
-                CLUSTER,
-                LocalSettings(**{"lease_ms": LONG_MS, **settings}),
-                node.data,
-                {node.target_id: node.target},
-                pool=node.pool,
-                clock=self.clock,
-                connections_max=100,
-            )
-        )
-
-    @property
-    def granted(self) -> int:
-        return self.cluster.call(lambda: self.port.granted)
-
-    def tick(self) -> None:
-        self.cluster.call(self.port.tick)
-
-    def close(self) -> None:
-        self.cluster.call(self.port.close)
-
-
 @pytest.fixture
 def port(cluster: StorageCluster) -> Iterator[Port]:
     made = Port(cluster)
@@ -85,98 +43,11 @@ def port(cluster: StorageCluster) -> Iterator[Port]:
     made.close()
 
 
-class Reader:
-    """A client: reads pieces (slot, offset, length) of owner 7."""
-
-    def __init__(self, port: Port, cluster_id: str = CLUSTER) -> None:
-        self.port = port
-        self.items: dict[int, Any] = {}
-        self.buffers: dict[int, list[bytearray]] = {}
-        self.connection = LocalConnection(port.port.address, cluster_id, self.place)
-        self.numbers = iter(range(1, 1 << 30))
-
-    def place(self, number: int, head: bytes) -> list[memoryview]:
-        results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(self.items[number]))
-        return [
-            memoryview(buffer)[:length]
-            for buffer, length in zip(self.buffers[number], results["length"].tolist(), strict=True)
-            if length
-        ]
-
-    def send(self, *pieces: tuple[int, int, int], version: int | None = None) -> int:
-        items = np.zeros(len(pieces), dataplane.READ_ITEM)
-        for item, (slot, offset, length) in zip(items, pieces, strict=True):
-            item["chunk"] = np.frombuffer(chunk_id(7, slot), "V24")[0]
-            item["chain"], item["chain_version"] = CHAIN, version or self.port.cluster.version
-            item["offset"], item["length"] = offset, length
-        number = next(self.numbers)
-        self.items[number] = items
-        self.buffers[number] = [bytearray(b"\xee" * length) for _, _, length in pieces]
-        self.connection.send(dataplane.READ_BATCH, number, items.tobytes())
-        return number
-
-    def finish(self) -> Any:
-        (done,) = drive([self.connection], time.monotonic() + 20)
-        return done
-
-    def read(self, *pieces: tuple[int, int, int], version: int | None = None) -> list[Any]:
-        """Bytes or code of each piece."""
-        number = self.send(*pieces, version=version)
-        done = self.finish()
-        assert done.error is None, done.error
-        self.verified = done.verified
-        return self.results(number, done.head)
-
-    def results(self, number: int, head: bytes) -> list[Any]:
-        results, self.details = dataplane.decode_results(
-            head, dataplane.READ_RESULT, len(self.items[number])
-        )
-        return [
-            bytes(buffer[:length]) if code == Code.OK else Code(code)
-            for buffer, code, length in zip(
-                self.buffers[number],
-                results["code"].tolist(),
-                results["length"].tolist(),
-                strict=True,
-            )
-        ]
-
-
 @pytest.fixture
 def reader(port: Port) -> Iterator[Reader]:
     made = Reader(port)
     yield made
     made.connection.close()
-
-
-def before_reading(reader: Reader, action: Any) -> None:
-    """Do something once, when places are known and nothing has been read."""
-    read = reader.connection._reader.read
-
-    def late(located: Any, buffers: Any) -> Any:
-        reader.connection._reader.read = read
-        action()
-        return read(located, buffers)
-
-    reader.connection._reader.read = late
-
-
-def fill(cluster: StorageCluster, first_slot: int, count: int, size: int) -> None:
-    """Write chunks, which take every block that has become free."""
-    for slot in range(first_slot, first_slot + count):
-        cluster.write(slot, bytes([slot % 255 + 1]) * size)
-    cluster.call(lambda: [node.target.store.sync() for node in cluster.nodes])
-
-
-def damage(cluster: StorageCluster, slot: int, position: int) -> None:
-    def flip() -> None:
-        store: Any = cluster.nodes[0].target.store
-        (place,) = store.locate([Piece(chunk_id(7, slot), position, 1)], 0)
-        _, _, _, _, size_class, start, before, _ = place
-        fd, at = store.data_file(size_class), start + before
-        os.pwrite(fd, bytes([os.pread(fd, 1, at)[0] ^ 16]), at)
-
-    cluster.call(flip)
 
 
 # What is read.
@@ -274,10 +145,14 @@ def test_places_that_are_not_those_asked_for_end_the_connection(cluster, reader,
 # Descriptors.
 
 
+def data_files(reader: Reader) -> dict[int, int]:
+    return {n: fd for n, fd in reader.connection._files.items() if n % 16 < SIZE_CLASSES}
+
+
 def test_descriptors_allow_nothing_but_reading(cluster, reader):
     cluster.write(0, b"x" * 100)
     reader.read((0, 0, 100))
-    (descriptor,) = reader.connection._files.values()
+    (descriptor,) = data_files(reader).values()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.pwrite(descriptor, b"y", 0)
     with pytest.raises(OSError, match="Invalid argument"):
@@ -288,11 +163,11 @@ def test_descriptors_allow_nothing_but_reading(cluster, reader):
 def test_a_data_file_that_comes_later_is_passed_when_it_is_needed(cluster, reader):
     cluster.write(0, b"x" * 100)
     assert reader.read((0, 0, 100)) == [b"x" * 100]
-    assert len(reader.connection._files) == 1
+    assert len(data_files(reader)) == 1
     cluster.write(1, PATTERN[:200_000])
     assert reader.read((1, 5, 70_000), (0, 0, 1)) == [PATTERN[5:70_005], b"x"]
     assert reader.read((1, 0, 4), (0, 0, 1)) == [PATTERN[:4], b"x"]
-    assert len(reader.connection._files) == 2
+    assert len(data_files(reader)) == 2
 
 
 def test_descriptors_end_with_their_connection_on_both_sides(cluster, port):
@@ -516,10 +391,13 @@ def test_another_cluster_is_refused(port):
 def test_places_are_not_told_over_the_network(cluster):
     item = np.zeros(1, dataplane.READ_ITEM)
     with pytest.raises(Fs3Error, match="0x1005"):
-        cluster.request(1, dataplane.LOCATE, bytes(8) + item.tobytes())
+        cluster.request(1, dataplane.LOCATE, bytes(16) + item.tobytes())
 
 
-@pytest.mark.parametrize("head", [b"", b"1234567", bytes(8) + b"x", bytes(8 + 41)])
+WANTS_TOO_MANY = (0).to_bytes(8, "little") + (9).to_bytes(4, "little") + bytes(4 + 8 * 4)
+
+
+@pytest.mark.parametrize("head", [b"", b"1234567", bytes(17), bytes(16 + 41), WANTS_TOO_MANY])
 def test_a_head_that_makes_no_sense_is_answered_in_words(port, head):
     connection = LocalConnection(port.port.address, CLUSTER, lambda number, head: [])
     connection.send(dataplane.LOCATE, 1, head)

@@ -1,0 +1,149 @@
+"""A node's local port and a client that reads through it, on a :class:`StorageCluster`."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import Any
+
+import numpy as np
+from storage_cluster import CHAIN, CLUSTER, StorageCluster
+
+from fs3 import dataplane
+from fs3.core.types import chunk_id
+from fs3.errors import Code
+from fs3.storageserver.chunkstore.interface import Piece
+from fs3.storageserver.localport import LocalPort
+from fs3.storageserver.settings import LocalSettings
+from fs3.transport.client import drive
+from fs3.transport.local import LocalConnection
+
+PATTERN = random.Random(1).randbytes(1 << 20)
+LONG_MS = 60_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_ms = 1000
+
+    def monotonic_ms(self) -> int:
+        return self.now_ms
+
+
+class Port:
+    """The local port of one node."""
+
+    def __init__(self, cluster: StorageCluster, target: int = 1, **settings: Any) -> None:
+        node = cluster.nodes[target - 1]
+        self.cluster = cluster
+        self.clock = Clock()
+        self.port: LocalPort = cluster.call(
+            lambda: LocalPort(
+                cluster.reactor,
+                CLUSTER,
+                LocalSettings(**{"lease_ms": LONG_MS, **settings}),
+                node.data,
+                {node.target_id: node.target},
+                pool=node.pool,
+                clock=self.clock,
+                connections_max=100,
+            )
+        )
+
+    @property
+    def granted(self) -> int:
+        return self.cluster.call(lambda: self.port.granted)
+
+    def tick(self) -> None:
+        self.cluster.call(self.port.tick)
+
+    def close(self) -> None:
+        self.cluster.call(self.port.close)
+
+
+class Reader:
+    """A client: reads pieces (slot, offset, length) of owner 7."""
+
+    def __init__(self, port: Port, cluster_id: str = CLUSTER) -> None:
+        self.port = port
+        self.items: dict[int, Any] = {}
+        self.buffers: dict[int, list[bytearray]] = {}
+        self.connection = LocalConnection(port.port.address, cluster_id, self.place)
+        self.numbers = iter(range(1, 1 << 30))
+
+    def place(self, number: int, head: bytes) -> list[memoryview]:
+        results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, len(self.items[number]))
+        return [
+            memoryview(buffer)[:length]
+            for buffer, length in zip(self.buffers[number], results["length"].tolist(), strict=True)
+            if length
+        ]
+
+    def send(self, *pieces: tuple[int, int, int], version: int | None = None) -> int:
+        items = np.zeros(len(pieces), dataplane.READ_ITEM)
+        for item, (slot, offset, length) in zip(items, pieces, strict=True):
+            item["chunk"] = np.frombuffer(chunk_id(7, slot), "V24")[0]
+            item["chain"], item["chain_version"] = CHAIN, version or self.port.cluster.version
+            item["offset"], item["length"] = offset, length
+        number = next(self.numbers)
+        self.items[number] = items
+        self.buffers[number] = [bytearray(b"\xee" * length) for _, _, length in pieces]
+        self.connection.send(dataplane.READ_BATCH, number, items.tobytes())
+        return number
+
+    def finish(self) -> Any:
+        (done,) = drive([self.connection], time.monotonic() + 20)
+        return done
+
+    def read(self, *pieces: tuple[int, int, int], version: int | None = None) -> list[Any]:
+        """Bytes or code of each piece."""
+        number = self.send(*pieces, version=version)
+        done = self.finish()
+        assert done.error is None, done.error
+        self.verified = done.verified
+        return self.results(number, done.head)
+
+    def results(self, number: int, head: bytes) -> list[Any]:
+        results, self.details = dataplane.decode_results(
+            head, dataplane.READ_RESULT, len(self.items[number])
+        )
+        return [
+            bytes(buffer[:length]) if code == Code.OK else Code(code)
+            for buffer, code, length in zip(
+                self.buffers[number],
+                results["code"].tolist(),
+                results["length"].tolist(),
+                strict=True,
+            )
+        ]
+
+
+def before_reading(reader: Reader, action: Any) -> None:
+    """Do something once, when places are known and nothing has been read."""
+    read = reader.connection._reader.read
+
+    def late(located: Any, buffers: Any) -> Any:
+        reader.connection._reader.read = read
+        action()
+        return read(located, buffers)
+
+    reader.connection._reader.read = late
+
+
+def fill(cluster: StorageCluster, first_slot: int, count: int, size: int) -> None:
+    """Write chunks, which take every block that has become free."""
+    for slot in range(first_slot, first_slot + count):
+        cluster.write(slot, bytes([slot % 255 + 1]) * size)
+    cluster.call(lambda: [node.target.store.sync() for node in cluster.nodes])
+
+
+def damage(cluster: StorageCluster, slot: int, position: int) -> None:
+    def flip() -> None:
+        store: Any = cluster.nodes[0].target.store
+        (place,) = store.locate([Piece(chunk_id(7, slot), position, 1)], 0)
+        _, _, _, _, size_class, start, before, _ = place
+        fd, at = store.data_file(size_class), start + before
+        os.pwrite(fd, bytes([os.pread(fd, 1, at)[0] ^ 16]), at)
+
+    cluster.call(flip)
