@@ -37,6 +37,7 @@ class Port:
     def __init__(self, cluster: StorageCluster, target: int = 1, **settings: Any) -> None:
         node = cluster.nodes[target - 1]
         self.cluster = cluster
+        self.target = target
         self.clock = Clock()
         self.port: LocalPort = cluster.call(
             lambda: LocalPort(
@@ -138,9 +139,9 @@ def fill(cluster: StorageCluster, first_slot: int, count: int, size: int) -> Non
     cluster.call(lambda: [node.target.store.sync() for node in cluster.nodes])
 
 
-def damage(cluster: StorageCluster, slot: int, position: int) -> None:
+def damage(cluster: StorageCluster, slot: int, position: int, target: int = 1) -> None:
     def flip() -> None:
-        store: Any = cluster.nodes[0].target.store
+        store: Any = cluster.nodes[target - 1].target.store
         (place,) = store.locate([Piece(chunk_id(7, slot), position, 1)], 0)
         _, _, _, _, size_class, start, before, _ = place
         fd, at = store.data_file(size_class), start + before
