@@ -37,12 +37,8 @@ from .settings import LocalSettings
 from .target import Target
 from .windows import Windows
 
-<<<<<<< HEAD
 _CLASSES = 32  # more than there are size classes: a file's number is target's place * this + class
-=======
-_CLASSES = 16  # more than there are size classes: a file's number is target's place * this + class
 _STAMPS = _CLASSES - 1  # in the place of a class: the target's stamps
->>>>>>> 4ae9d40 (Local clients remember where chunks lie and read them without asking, as long as stamps in shared memory stand)
 _log = get_logger(__name__)
 
 _PREFIX = struct.Struct("<QII")  # dataplane.LOCATE_PREFIX

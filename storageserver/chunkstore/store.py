@@ -53,13 +53,8 @@ from .interface import (
     Usage,
     Verified,
 )
-<<<<<<< HEAD
-from .locating import locate
-from .punching import Punching
-=======
 from .locating import locate, place_of
-from .punching import punch_idle
->>>>>>> 4ae9d40 (Local clients remember where chunks lie and read them without asking, as long as stamps in shared memory stand)
+from .punching import Punching
 from .reading import Reader
 from .records import (
     CONTENT_FIELDS,

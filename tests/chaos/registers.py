@@ -75,6 +75,8 @@ class Registers:
 class Worker(ABC):
     """One client of registers: an operation after the other until it is told to stop."""
 
+    writes = 0.4  # of all operations
+
     def __init__(self, number: int, registers: Registers) -> None:
         self._number = number
         self._registers = registers
@@ -101,7 +103,7 @@ class Worker(ABC):
 
     def _step(self) -> None:
         register = self._random.randrange(self._registers.count)
-        update = self._draw() if self._random.random() < 0.4 else None
+        update = self._draw() if self._random.random() < self.writes else None
         operation = Operation(self._number, time.monotonic_ns(), update)
         base = register * self._registers.chunk_bytes
         try:
@@ -149,6 +151,12 @@ class NativeWorker(Worker):
     def write(self, offset: int, data: bytes) -> None:
         """One request to the head."""
         self._client.write_batch([(self._file, offset, data)])
+
+
+class LocalReader(NativeWorker):
+    """On a storageserver's machine, and it only reads: what it remembers, or asks for anew."""
+
+    writes = 0.0
 
 
 class MountWorker(Worker):

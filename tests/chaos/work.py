@@ -10,14 +10,17 @@ from pathlib import Path
 
 from .ledger import Bookkeeper, MountBookkeeper, NativeBookkeeper
 from .networked_cluster import NetworkedCluster, wait_for
-from .registers import MountWorker, NativeWorker, Registers, Worker
+from .registers import LocalReader, MountWorker, NativeWorker, Registers, Worker
 
 _REGISTERS = 6
 _CHUNK_BYTES = 65536
 
 
 class Work:
-    """Five workers at three places: registers and files, natively and through two mounts."""
+    """Seven workers at five places: registers and files, natively and through two mounts.
+
+    Two are beside a storageserver, and read its files by themselves whatever becomes of its network.
+    """
 
     def __init__(
         self, cluster: NetworkedCluster, mountpoints: tuple[Path, Path], name: str
@@ -31,6 +34,8 @@ class Work:
             NativeWorker(1, self.registers, cluster, "client-1"),
             NativeWorker(2, self.registers, cluster, "client-2"),
             MountWorker(3, self.registers, first),
+            LocalReader(6, self.registers, cluster, cluster.nodes[0]),
+            LocalReader(7, self.registers, cluster, cluster.nodes[1]),
         ]
         self._bookkeepers: list[Bookkeeper] = [
             NativeBookkeeper(4, self._folder, cluster, "client-1"),

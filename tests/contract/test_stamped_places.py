@@ -28,9 +28,10 @@ from fs3.storageserver.chunkstore.store import DiskChunkStore
 
 SETTINGS = ChunkStoreSettings(reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0)
 PATTERN = bytes((i * 7 + i // 251) % 256 for i in range(300_000))
-CHUNKS = [chunk_id(1, slot) for slot in range(3)]
+CHUNKS = [chunk_id(1, slot) for slot in range(2)]
 SIZES = st.sampled_from([1, 100, 16_384, 20_000, 65_536, 70_000, 131_072])
 chunks = st.sampled_from(CHUNKS)
+ends = st.sampled_from(["commit", "commit", "drop", "leave"])
 
 
 class Stamped(RuleBasedStateMachine):
@@ -55,7 +56,9 @@ class Stamped(RuleBasedStateMachine):
             self.store.close()
         shutil.rmtree(self.directory)
 
-    def stage(self, chunk: ChunkId, kind: UpdateKind, content: bytes | None, **fields: Any) -> None:
+    def update(
+        self, chunk: ChunkId, kind: UpdateKind, content: bytes | None, end: str, **fields: Any
+    ) -> None:
         version = max(self.committed.get(chunk, (0, b""))[0], 0) + 1
         request = StageRequest(
             chunk, kind, ChunkVersion(version), chain_version=ChainVersion(1), **fields
@@ -63,32 +66,37 @@ class Stamped(RuleBasedStateMachine):
         [result] = self.store.stage([request])
         assert result.code is Code.OK, result
         self.pending[chunk] = version, content
+        if end == "commit":
+            self.commit(chunk)
+        elif end == "drop":
+            self.drop(chunk)
 
     # -- mutations -------------------------------------------------------------------------------
 
-    @rule(chunk=chunks, offset=SIZES, size=SIZES, seed=st.integers(0, 1000))
-    def write(self, chunk: ChunkId, offset: int, size: int, seed: int) -> None:
+    @rule(chunk=chunks, offset=SIZES, size=SIZES, seed=st.integers(0, 1000), end=ends)
+    def write(self, chunk: ChunkId, offset: int, size: int, seed: int, end: str) -> None:
         old = self.committed.get(chunk, (0, b""))[1]
         data = PATTERN[seed : seed + size]
         offset = min(offset - 1, 150_000)
         content = old[:offset].ljust(offset, b"\0") + data + old[offset + size :]
         fields: Any = {"offset": offset, "length": size, "data": memoryview(data)}
-        self.stage(chunk, UpdateKind.WRITE, content, checksum=crc32c(data), **fields)
+        self.update(chunk, UpdateKind.WRITE, content, end, checksum=crc32c(data), **fields)
 
-    @rule(chunk=chunks, size=SIZES, seed=st.integers(0, 1000))
-    def replace(self, chunk: ChunkId, size: int, seed: int) -> None:
+    @rule(chunk=chunks, size=SIZES, seed=st.integers(0, 1000), end=ends)
+    def replace(self, chunk: ChunkId, size: int, seed: int, end: str) -> None:
         data = PATTERN[seed : seed + size]
         fields: Any = {"length": size, "data": memoryview(data), "checksum": crc32c(data)}
-        self.stage(chunk, UpdateKind.REPLACE, data, **fields)
+        self.update(chunk, UpdateKind.REPLACE, data, end, **fields)
 
-    @rule(chunk=chunks, length=st.one_of(st.just(0), SIZES))
-    def cut(self, chunk: ChunkId, length: int) -> None:
+    @rule(chunk=chunks, length=st.one_of(st.just(0), SIZES), end=ends)
+    def cut(self, chunk: ChunkId, length: int, end: str) -> None:
         old = self.committed.get(chunk, (0, b""))[1]
-        self.stage(chunk, UpdateKind.TRUNCATE, old[:length].ljust(length, b"\0"), length=length)
+        content = old[:length].ljust(length, b"\0")
+        self.update(chunk, UpdateKind.TRUNCATE, content, end, length=length)
 
-    @rule(chunk=chunks)
-    def remove(self, chunk: ChunkId) -> None:
-        self.stage(chunk, UpdateKind.REMOVE, None)
+    @rule(chunk=chunks, end=ends)
+    def remove(self, chunk: ChunkId, end: str) -> None:
+        self.update(chunk, UpdateKind.REMOVE, None, end)
 
     @rule(chunk=chunks)
     def commit(self, chunk: ChunkId) -> None:
@@ -101,6 +109,7 @@ class Stamped(RuleBasedStateMachine):
             self.committed.pop(chunk, None)
         else:
             self.committed[chunk] = version, content
+        self.note(chunk)
 
     @rule(chunk=chunks)
     def drop(self, chunk: ChunkId) -> None:

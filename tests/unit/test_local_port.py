@@ -146,7 +146,7 @@ def test_places_that_are_not_those_asked_for_end_the_connection(cluster, reader,
 
 
 def data_files(reader: Reader) -> dict[int, int]:
-    return {n: fd for n, fd in reader.connection._files.items() if n % 16 < SIZE_CLASSES}
+    return {n: fd for n, fd in reader.connection._files.items() if n % 32 < SIZE_CLASSES}
 
 
 def test_descriptors_allow_nothing_but_reading(cluster, reader):

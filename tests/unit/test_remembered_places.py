@@ -340,7 +340,7 @@ def test_a_server_without_shared_memory_tells_no_places(tmp_path, sent, monkeypa
 def test_the_stamps_memory_can_be_read_and_nothing_else(cluster, reader):
     cluster.write(0, PATTERN[:100])
     reader.read((0, 0, 1))
-    descriptor = reader.connection._files[15]
+    descriptor = reader.connection._files[31]
     with pytest.raises(OSError, match="Permission denied"):
         mmap.mmap(descriptor, STAMPS_BYTES)
     again = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR)
