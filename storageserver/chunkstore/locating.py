@@ -7,7 +7,7 @@ pieces numpy's fixed costs are more than they save.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, combine_blocks
 from fs3.core.types import ChunkId
@@ -15,6 +15,7 @@ from fs3.dataplane import CHUNK_PLACE_CRCS_MAX, FILE_NONE
 from fs3.errors import Code
 from fs3.transport.located import Location
 
+from .allocator import Readers
 from .datafiles import DataFiles
 from .index import Index
 from .interface import ChunkPlace, Piece
@@ -26,7 +27,37 @@ _MASK = CHECKSUM_BLOCK_BYTES - 1
 _NO_CHUNK: Location = (Code.NO_CHUNK, 0, 0, 0, FILE_NONE, 0, 0, 0)
 
 
-def locate(
+class Locating:
+    """The half of a disk store that is for who reads the data files by itself."""
+
+    _index: Index
+    _data: DataFiles
+    _readers: Readers
+    _try_drain: Callable[[], None]
+
+    def hold(self) -> int:
+        """From now on no block is reused."""
+        return self._readers.enter()
+
+    def let_go(self, token: int) -> None:
+        """End a hold."""
+        if self._readers.leave(token):
+            self._try_drain()
+
+    def locate(self, pieces: Sequence[Piece], first_file: int) -> list[Location]:
+        """Where pieces of committed versions lie."""
+        return _locate(self._index, self._data, pieces, first_file)
+
+    def place(self, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
+        """Where a whole chunk lies."""
+        return _place_of(self._index, self._data, chunk, first_file)
+
+    def data_file(self, size_class: int) -> int:
+        """The descriptor of a class's file."""
+        return self._data.fds[size_class]
+
+
+def _locate(
     index: Index, data: DataFiles, pieces: Sequence[Piece], first_file: int
 ) -> list[Location]:
     """See ``LocatingStore.locate``."""
@@ -64,7 +95,7 @@ def locate(
     return places
 
 
-def place_of(index: Index, data: DataFiles, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
+def _place_of(index: Index, data: DataFiles, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
     """See ``LocatingStore.place``."""
     row = index.row_of.get(chunk)
     if row is None:

@@ -29,7 +29,6 @@ import numpy.typing as npt
 from fs3.core.chunks import ChannelRecord, ChunkMeta, UpdateKind
 from fs3.core.types import ChunkId, ChunkVersion
 from fs3.errors import Code, Fs3Error
-from fs3.transport.located import Location
 from fs3.watermark import Watermark
 
 from .allocator import Allocator, Readers
@@ -43,7 +42,6 @@ from .health import Health
 from .index import Index
 from .interface import (
     Channel,
-    ChunkPlace,
     Commit,
     Piece,
     ReadResult,
@@ -53,7 +51,7 @@ from .interface import (
     Usage,
     Verified,
 )
-from .locating import locate, place_of
+from .locating import Locating
 from .punching import Punching
 from .reading import Reader
 from .records import (
@@ -75,7 +73,7 @@ from .staging import Stager
 _NO_SPACE_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 
 
-class DiskChunkStore:
+class DiskChunkStore(Locating):
     """One target's chunks in one directory. ``_lock`` guards every change of memory state."""
 
     def __init__(
@@ -380,27 +378,6 @@ class DiskChunkStore:
         if self._health.failed is not None:
             return [ReadResult(Code.DISK, detail=self._health.failed)] * len(pieces)
         return self._reader.read(pieces, buffers, pending=pending, verify=verify)
-
-    def hold(self) -> int:
-        """From now on no block is reused."""
-        return self._readers.enter()
-
-    def let_go(self, token: int) -> None:
-        """End a hold."""
-        if self._readers.leave(token):
-            self._try_drain()
-
-    def locate(self, pieces: Sequence[Piece], first_file: int) -> list[Location]:
-        """Where pieces of committed versions lie."""
-        return locate(self._index, self._data, pieces, first_file)
-
-    def place(self, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
-        """Where a whole chunk lies."""
-        return place_of(self._index, self._data, chunk, first_file)
-
-    def data_file(self, size_class: int) -> int:
-        """The descriptor of a class's file."""
-        return self._data.fds[size_class]
 
     def scan(
         self, after: ChunkId | None, limit: int, *, owner: int | None = None

@@ -19,7 +19,7 @@ _CHUNK_BYTES = 65536
 class Work:
     """Seven workers at five places: registers and files, natively and through two mounts.
 
-    Two are beside a storageserver, and read its files by themselves whatever becomes of its network.
+    Two are beside a storageserver and read its files by themselves, whatever its network does.
     """
 
     def __init__(
