@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 from mounted import Death, verify_replicas
 from running_cluster import RunningCluster
 
+from fs3 import dataplane
 from fs3.client.api import Client
+from fs3.transport.client import DataConnection
 from fs3.transport.located import LocatedReader
+from fs3.transport.remembered import Remembered
 
 pytestmark = pytest.mark.cluster
 
 CHUNK = 1 << 20
+NODES = 3
 
 
 @pytest.fixture
@@ -31,9 +37,15 @@ def client(cluster: RunningCluster) -> Client:
 
 @pytest.fixture
 def located(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Pieces that were read by preadv here."""
+    """Pieces that were read by preadv here; and batches of what was remembered."""
     counted: Counter[str] = Counter()
-    read = LocatedReader.read
+    read, locations = LocatedReader.read, Remembered.locations
+
+    def remember(self: Remembered, found):
+        counted["remembered"] += 1
+        return locations(self, found)
+
+    monkeypatch.setattr(Remembered, "locations", remember)
 
     def count(self: LocatedReader, found, buffers):
         counted["pieces"] += len(found)
@@ -73,6 +85,90 @@ def test_a_server_that_is_told_not_to_serves_over_the_network(make_cluster, loca
     client.write("/f", b"x" * CHUNK)
     assert client.read("/f") == b"x" * CHUNK
     assert located["pieces"] == 0
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """Requests to storageservers that left, by method."""
+    counted: Counter[int] = Counter()
+    send = DataConnection.send
+
+    def count(self: DataConnection, method: int, *arguments: Any) -> None:
+        counted[method] += 1
+        send(self, method, *arguments)
+
+    monkeypatch.setattr(DataConnection, "send", count)
+    return counted
+
+
+def test_what_was_read_once_is_read_again_without_a_word_to_any_server(client, sent):
+    rng = random.Random(2)
+    content = rng.randbytes(5 * CHUNK + 12_345)
+    client.write("/again", content)
+    pieces = [(rng.randrange(len(content)), rng.randrange(1, 300_000)) for _ in range(50)]
+    expected = [content[offset : offset + length] for offset, length in pieces]
+    with client.open_file("/again") as file:
+        for _ in range(NODES):  # each has its turn
+            file.seek(0)
+            assert file.readall() == content
+        sent.clear()
+        for _ in range(2 * NODES):
+            asked = [(file, offset, length) for offset, length in pieces]
+            assert client.read_batch(asked) == expected
+            assert file.pread(5000, 12_345) == content[12_345:17_345]
+    reads = dataplane.READ_BATCH, dataplane.LOCATE
+    assert [sent[method] for method in reads] == [0, 0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end", ["stopped", "killed"])
+def test_a_server_that_is_away_shows_nothing_old_to_who_remembers(cluster, sent, end):
+    """All replicas' places are remembered, and whatever is written meanwhile is seen at once."""
+    client, writer = cluster.client(), cluster.client()
+    path = f"/{end}"
+    node = 2
+    number = 0
+
+    def write_and_read() -> None:
+        nonlocal number
+        number += 1
+        content = number.to_bytes(8, "little") * (CHUNK // 8)
+        writer.write_batch([(path, 0, content)])
+        for _ in range(3 * NODES):
+            assert file.pread(CHUNK, 0) == content
+
+    writer.write(path, bytes(CHUNK))
+    with client.open_file(path) as file:
+        for _ in range(5):
+            write_and_read()
+        if end == "stopped":
+            cluster.signal(f"node-{node}", signal.SIGSTOP)
+        else:
+            cluster.hold(node)
+            cluster.kill(node)
+        try:
+            while serves(cluster, node):
+                assert file.pread(8, 0) == number.to_bytes(8, "little")
+            for _ in range(5):
+                write_and_read()
+        finally:
+            if end == "stopped":
+                cluster.signal(f"node-{node}", signal.SIGCONT)
+            else:
+                cluster.release(node)
+        write_and_read()
+        while not serves(cluster, node):
+            write_and_read()
+        sent.clear()
+        for _ in range(5):
+            write_and_read()
+    assert sent[dataplane.LOCATE] > 0
+    verify_replicas(cluster)
+
+
+def serves(cluster: RunningCluster, node: int) -> bool:
+    """Is it a serving replica of every chain?"""
+    return all(node in [r.node for r in chain.serving] for chain in cluster.status().chains)
 
 
 AS_NOBODY = """
@@ -243,4 +339,5 @@ def test_readers_see_one_generation_whatever_writers_do(cluster, located, deaths
         raise hammer.failures[0]
     assert hammer.read["pieces"] > 1000
     assert located["pieces"] > 1000
+    assert located["remembered"] > 20
     verify_replicas(cluster)
