@@ -33,8 +33,10 @@ crc32c, block_crcs = plain.crc32c, plain.block_crcs
 read_pieces: ReadPieces = plain.read_pieces
 if os.environ.get("FS3_COMPILED") != "0":
     try:
-        from . import _loops
-    except ImportError as _error:
+        import fs3.compiled._loops as _loops
+    except ModuleNotFoundError:
+        WHICH = "Python loops: the extension is not built"
+    except ImportError as _error:  # this CPU, or another Python
         WHICH = f"Python loops: {_error}"
     else:
         COMPILED, WHICH = True, "compiled loops"
