@@ -46,7 +46,7 @@ from fs3.routing import NodeInfo
 from fs3.transport.address import SocketAddress, open_socket
 from fs3.transport.client import DataConnection
 from fs3.transport.interface import Completion, Place
-from fs3.transport.located import LocatedReader, Location, grouped
+from fs3.transport.located import LocatedReader, Places, grouped
 from fs3.transport.remembered import Found, Remembered
 from fs3.transport.window import WORTH_BYTES, WriteWindow
 
@@ -116,7 +116,7 @@ class LocalConnection(DataConnection):
         self._asked: dict[int, _Asked] = {}
         self._released = 0  # grants up to this are not used any more
         self._reply: _Reply | None = None  # the one that is being received
-        self._located: list[Location] | None = None  # its results,
+        self._located: Places | None = None  # its results,
         self._results = b""  # the same, as those of a READ_BATCH,
         self._details: dict[int, str] = {}  # why some of them failed,
         self._parts: Sequence[memoryview] = ()  # and where those with bytes go
@@ -296,16 +296,19 @@ class LocalConnection(DataConnection):
         located = self._locate(request_id)
         if located is None:
             return super()._places(request_id, head)
-        with_bytes = [place for place in located if place[1]]
-        groups = grouped(self._parts, [place[1] for place in with_bytes])
+        with_bytes = located[located["length"] > 0]
+        in_body = with_bytes["file"] == dataplane.FILE_NONE
+        if not in_body.any():
+            return []
+        groups = grouped(self._parts, with_bytes["length"].tolist())
         return [
             part
-            for place, group in zip(with_bytes, groups, strict=True)
-            if place[4] == dataplane.FILE_NONE
+            for group, here in zip(groups, in_body.tolist(), strict=True)
+            if here
             for part in group
         ]
 
-    def _locate(self, request_id: int) -> list[Location] | None:
+    def _locate(self, request_id: int) -> Places | None:
         """The results of the LOCATE that is being answered, and where they go; None: it is none."""
         asked, reply = self._asked.get(request_id), self._reply
         if asked is None or reply is None:
@@ -368,7 +371,7 @@ class LocalConnection(DataConnection):
             self._completed.append(Completion(self, request_id, b"", self.error))
             return
         for item, (code, reason) in failures.items():
-            located[item] = (code, *located[item][1:])
+            located["code"][item] = code
             self._details[item] = reason
         results = _results_of(located) if failures else self._results
         made = dataplane.encode_results(results, list(self._details.items()))
@@ -404,15 +407,17 @@ def _decode(head: bytes) -> _Reply:
     return _Reply(grant, lease_ms / 1000, files, clock, places, crcs, head[end:])
 
 
-def _decode_places(results: bytes, count: int) -> tuple[list[Location], dict[int, str]]:
+def _decode_places(results: bytes, count: int) -> tuple[Places, dict[int, str]]:
     size = count * dataplane.PLACE.size
     if len(results) < size:
         raise Fs3Error(Code.PROTOCOL, f"{len(results)} bytes of places; {size} expected")
     details = dict(json.loads(results[size:])) if len(results) > size else {}
-    return list(dataplane.PLACE.iter_unpack(results[:size])), details
+    return np.frombuffer(results, dataplane.LOCATE_RESULT, count).copy(), details
 
 
-def _results_of(located: Sequence[Location]) -> bytes:
+def _results_of(located: Places) -> bytes:
     """The READ_RESULTs that a READ_BATCH would have had."""
-    pack = dataplane.RESULT.pack
-    return b"".join([pack(*place[:4], 0) for place in located])
+    results = np.zeros(len(located), dataplane.READ_RESULT)
+    for name in ("code", "length", "version", "crc"):
+        results[name] = located[name]
+    return results.tobytes()

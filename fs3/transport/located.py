@@ -9,9 +9,11 @@ loop (fs3/compiled), two threads at work if they are much.
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, crc32c
 from fs3.compiled import IN_MEMORY, PIECE, Failure, read_pieces
@@ -20,10 +22,25 @@ from fs3.errors import Code, Fs3Error
 
 Location: TypeAlias = "tuple[int, int, int, int, int, int, int, int]"
 """The fields of a LOCATE_RESULT: code, length, version, crc, file, position, before, after."""
+Places: TypeAlias = NDArray[Any]
+"""LOCATE_RESULTs."""
 
 Parts: TypeAlias = Sequence[memoryview]
 _BUFFERS_PER_CALL = 1024  # Linux's IOV_MAX
 _BLOCK = CHECKSUM_BLOCK_BYTES
+_PIECES = np.dtype(
+    [
+        ("descriptor", "<i4"),
+        ("crc", "<u4"),
+        ("position", "<u8"),
+        ("before", "<u4"),
+        ("length", "<u4"),
+        ("after", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+assert _PIECES.itemsize == PIECE.size
+_TAKEN_OVER = ("crc", "position", "before", "length", "after")
 
 
 class LocatedReader:
@@ -35,48 +52,42 @@ class LocatedReader:
         self._scratch = memoryview(bytearray(2 * _BLOCK))
         self._failures: dict[int, tuple[Code, str]] = {}
 
-    def read(self, places: Sequence[Location], parts: Parts) -> dict[int, tuple[Code, str]]:
+    def read(self, places: Places, parts: Parts) -> dict[int, tuple[Code, str]]:
         """Fill ``parts``, a scatter list for all places that have a length.
 
         Pieces in the body are there already and are only verified. Returned is what failed, by
-        item: CORRUPT or DISK, and why. Raises Fs3Error PROTOCOL for a file that nobody has passed.
+        item: CORRUPT or DISK, and why. Raises Fs3Error PROTOCOL for a file that nobody has passed,
+        and for places that make no sense.
         """
         self._failures = {}
-        with_bytes = [item for item, place in enumerate(places) if place[1]]
-        if len(parts) == len(with_bytes):
-            self._read_singly(with_bytes, places, parts)
+        items = np.flatnonzero(places["length"])
+        if len(items) < len(places):
+            places = places[items]
+        if len(parts) == len(places):
+            self._read_singly(items, places, parts)
         else:
-            lengths = [places[item][1] for item in with_bytes]
-            for item, group in zip(with_bytes, grouped(parts, lengths), strict=True):
-                self._read_scattered(item, places[item], group)
+            groups = grouped(parts, places["length"].tolist())
+            for item, place, group in zip(items.tolist(), places.tolist(), groups, strict=True):
+                self._read_scattered(item, place, group)
         return self._failures
 
-    def _read_singly(
-        self, items: Sequence[int], places: Sequence[Location], buffers: Parts
-    ) -> None:
+    def _read_singly(self, items: NDArray[np.int64], places: Places, buffers: Parts) -> None:
         """Each place has one buffer."""
-        files, pack = self._files, PIECE.pack
-        chosen = places if len(items) == len(places) else [places[item] for item in items]
+        files = self._files
+        pieces = np.zeros(len(places), _PIECES)
         try:
-            pieces = [
-                pack(
-                    files[file] if file != FILE_NONE else IN_MEMORY,
-                    crc,
-                    position,
-                    before,
-                    length,
-                    after,
-                )
-                for _, length, _, crc, file, position, before, after in chosen
+            pieces["descriptor"] = [
+                files[file] if file != FILE_NONE else IN_MEMORY for file in places["file"].tolist()
             ]
-            failures = read_pieces(b"".join(pieces), buffers, True)
+            for name in _TAKEN_OVER:
+                pieces[name] = places[name]
+            failures = read_pieces(pieces.tobytes(), buffers, True)
         except KeyError as error:
             raise _never_passed(error.args[0]) from None
-        except (ValueError, struct.error) as error:
+        except ValueError as error:
             raise Fs3Error(Code.PROTOCOL, f"places that make no sense: {error}") from error
         for failure in failures:
-            item = items[failure[0]]
-            self._note(item, places[item], failure)
+            self._note(int(items[failure[0]]), places[failure[0]].item(), failure)
 
     def _note(self, item: int, place: Location, failure: Failure) -> None:
         _, length, _, crc, _, position, before, after = place

@@ -20,7 +20,7 @@ from fs3.core.kv import OWNER_BYTE
 from fs3.core.stamps import StampView
 from fs3.dataplane import FILE_NONE
 from fs3.errors import Code, Fs3Error
-from fs3.transport.located import Location
+from fs3.transport.located import Places
 
 CHUNKS_MAX = 1 << 14
 CRCS_MAX = 1 << 20  # of all these chunks: 4 MiB
@@ -173,7 +173,7 @@ class Remembered:
         self.forget(gone)
         return not gone
 
-    def locations(self, found: Found) -> list[Location]:
+    def locations(self, found: Found) -> Places:
         """Where the pieces lie."""
         items, slots, places = found
         sizes = places["length"].astype(np.int64)
@@ -183,27 +183,22 @@ class Remembered:
         starts = offsets & ~_MASK
         covered = np.minimum((ends + _MASK) & ~_MASK, sizes)
         blocks = np.where(lengths > 0, starts >> _SHIFT, 0)
-        crcs = self._crcs[self._first_crc[slots] % self._crcs_max + blocks].tolist()
+        located = np.zeros(len(items), dataplane.LOCATE_RESULT)
+        located["length"] = lengths
+        located["version"] = places["version"]
+        located["crc"] = self._crcs[self._first_crc[slots] % self._crcs_max + blocks]
+        located["file"] = places["file"]
+        located["position"] = places["position"].astype(np.int64) + starts
+        located["before"] = offsets - starts
+        located["after"] = np.maximum(covered - ends, 0)
         for at in np.flatnonzero(covered - starts > _BLOCK).tolist():
-            crcs[at] = self._crc_of(int(slots[at]), int(starts[at]), int(covered[at]))
-        located = zip(
-            [0] * len(items),
-            lengths.tolist(),
-            places["version"].tolist(),
-            crcs,
-            places["file"].tolist(),
-            (places["position"].astype(np.int64) + starts).tolist(),
-            (offsets - starts).tolist(),
-            (covered - ends).tolist(),
-            strict=True,
-        )
-        nothing = np.flatnonzero(lengths == 0).tolist()
-        if not nothing:
-            return list(located)
-        result = list(located)
-        for at in nothing:
-            result[at] = (0, 0, result[at][2], 0, FILE_NONE, 0, 0, 0)
-        return result
+            located["crc"][at] = self._crc_of(int(slots[at]), int(starts[at]), int(covered[at]))
+        nothing = np.flatnonzero(lengths == 0)
+        if len(nothing):
+            located[nothing] = 0
+            located["version"][nothing] = places["version"][nothing]
+            located["file"][nothing] = FILE_NONE
+        return located
 
     def _crc_of(self, slot: int, start: int, end: int) -> int:
         """Of whole checksum blocks, or up to the chunk's end."""
