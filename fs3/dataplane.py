@@ -16,6 +16,8 @@ succeeds as a call even when items fail. After the results may follow, as JSON, 
     LOCATE        head LOCATE_PREFIX + wanted + READ_ITEM*    body -           (unix sockets only)
        reply      head LOCATE_REPLY + new files + CHUNK_PLACE* + their CRCs + LOCATE_RESULT*
                        [+ details]                   body as of a read
+    USED          head READ_ITEM*                    body -
+       reply      head -                             body -
     WINDOW        head -                             body -                    (unix sockets only)
        reply      head slot bytes 4, slots 4; a descriptor comes along (fs3/transport/window.py)
     WRITE_WINDOW  head slot 4, bytes 4 + that of a WRITE_BATCH       body -, it lies in the slot
@@ -44,6 +46,7 @@ PEER = 0x1003
 PROBE = 0x1008
 SUSPECT = 0x1004  # what was read of these items does not have its CRC: look at your disk
 LOCATE = 0x1005  # a READ_BATCH that is answered with where the bytes lie
+USED = 0x1023  # KV values that a client has read by itself
 WINDOW = 0x1021  # memory for what is written, please (unix sockets only)
 WRITE_WINDOW = 0x1022  # a WRITE_BATCH whose body lies there
 PIN = 0x1020  # keep KV values from eviction, for `length` seconds; 0: no longer

@@ -77,6 +77,7 @@ class DataServer:
         server.take([dataplane.WRITE_BATCH], self.guarded(self.on_write))
         server.take([dataplane.SUSPECT], self.guarded(self._on_suspect))
         server.take([dataplane.PIN], self.guarded(self._on_pin))
+        server.take([dataplane.USED], self.guarded(self._on_used))
 
     def set_chains(self, by_chain: Mapping[ChainId, Target]) -> None:
         """Which target of this node stands for a chain."""
@@ -150,6 +151,18 @@ class DataServer:
             else:
                 results["code"][index] = target.values.pin(ChunkId(chunk), seconds)
         _replier(connection, request)(dataplane.encode_results(results, ()), ())
+
+    def _on_used(self, connection: Caller, request: Request, body: BufferOwner | None) -> None:
+        if body is not None:
+            raise Fs3Error(Code.PROTOCOL, "a USED has no body")
+        used: dict[int, list[ChunkId]] = defaultdict(list)
+        for chunk, chain, *_ in dataplane.decode_read_items(request.head):
+            used[chain].append(ChunkId(chunk))
+        for chain, chunks in used.items():
+            target = self._by_chain.get(chain)
+            if target is not None:
+                target.values.used(chunks)
+        _replier(connection, request)(b"", ())
 
     # --- writes ----------------------------------------------------------------------------------
 

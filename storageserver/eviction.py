@@ -173,6 +173,20 @@ class Values:
             counts.found += found
             counts.not_found += len(chunks) - found
 
+    def used(self, chunks: Sequence[ChunkId]) -> None:
+        """A client has read these by itself, in this order."""
+        by_owner: dict[int, list[ChunkId]] = defaultdict(list)
+        for chunk in chunks:
+            owner = chunk_owner(chunk)
+            if owner in self.recency and chunk in self.recency[owner]:
+                by_owner[owner].append(chunk)
+        now_ms = self._clock.monotonic_ms()
+        for owner, found in by_owner.items():
+            recency, counts = self.recency[owner], self.counts[owner]
+            counts.hits += len(found)
+            counts.read_bytes += sum(recency.length(chunk) for chunk in found)
+            recency.used(found, now_ms)
+
     def committed(self, chunks: Iterable[ChunkId]) -> None:
         """The committed versions of these may be others, or gone."""
         values = [chunk for chunk in chunks if chunk[0] >= OWNER_BYTE]

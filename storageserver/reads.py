@@ -109,10 +109,9 @@ class Reads:
 
     @staticmethod
     def _remember(job: LocateJob, indexes: list[int], store: LocatingStore, files: Files) -> None:
-        """Not values of the KV cache: their eviction must see each use."""
         for index in indexes:
             chunk = job.items[index][0]
-            if index in job.wanted and chunk[0] < OWNER_BYTE:
+            if index in job.wanted:
                 place = store.place(ChunkId(chunk), files.first)
                 if place is not None:
                     job.remember(index, files.stamps, place)

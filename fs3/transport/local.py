@@ -48,13 +48,15 @@ from fs3.transport.client import DataConnection
 from fs3.transport.interface import Completion, Place
 from fs3.transport.located import LocatedReader, Places, grouped
 from fs3.transport.remembered import Found, Remembered
+from fs3.transport.uses import Uses
 from fs3.transport.window import WORTH_BYTES, WriteWindow
 
 RIGHTS_MAX = 250  # descriptors in one frame; Linux takes 253
 _RIGHTS_BYTES = socket.CMSG_SPACE(RIGHTS_MAX * array("i").itemsize)
 _PREFIX = struct.Struct("<QII")  # dataplane.LOCATE_PREFIX
 _START = struct.Struct("<QIIQII")  # dataplane.LOCATE_REPLY
-_WINDOW = 1 << 62  # the request for it; owners count theirs from 1
+_TELLING = 1 << 61  # requests of the connection's own are above: owners count theirs from 1
+_WINDOW = 1 << 62
 _CLOCK = SystemClock()
 _log = get_logger(__name__)
 
@@ -122,6 +124,8 @@ class LocalConnection(DataConnection):
         self._parts: Sequence[memoryview] = ()  # and where those with bytes go
         self._reader = LocatedReader(self._files)
         self._window = WriteWindow()
+        self._uses = Uses()
+        self._tellings = 0
         self._remembered = Remembered(self._view_of)
         self._remembers = True
         self._clock_id = boot_clock_id()
@@ -168,6 +172,8 @@ class LocalConnection(DataConnection):
         # Whether chunks are there is said as well without places, and for less. (One of no items
         # at all tells the server what it may reuse.)
         locates = method == dataplane.READ_BATCH and (not head or dataplane.wants_bytes(head))
+        if method != dataplane.READ_BATCH:
+            self._tell_uses()
         if method == dataplane.WRITE_BATCH and body_parts and not self.dead:
             self._send_write(request_id, head, body_parts)
             return
@@ -181,6 +187,7 @@ class LocalConnection(DataConnection):
             self._send_locate(request_id, bytes(head))
 
     def _send_locate(self, request_id: int, head: bytes) -> None:
+        self._tell_uses()
         self._asked[request_id] = _Asked(head, time.monotonic())
         items = np.frombuffer(head, dataplane.READ_ITEM)
         wanted = self._remembered.unknown(items) if self._remembers else []
@@ -198,6 +205,13 @@ class LocalConnection(DataConnection):
             super().send(dataplane.WRITE_BATCH, request_id, head, parts)
         else:
             super().send(dataplane.WRITE_WINDOW, request_id, prefix + head)
+
+    def _tell_uses(self) -> None:
+        """What was read here without asking, before anything else is said."""
+        if self._uses and not self.dead:
+            for head in self._uses.take():
+                self._tellings += 1
+                super().send(dataplane.USED, _TELLING + self._tellings, head)
 
     def forget(self, request_id: int) -> None:
         """See :class:`ClientConnection`."""
@@ -237,6 +251,8 @@ class LocalConnection(DataConnection):
                 raise Fs3Error(Code.UNREACHABLE, f"{self.address}: the server is gone")
             if stands and not failures:
                 self._completed.append(Completion(self, request_id, results, None, verified=True))
+                if self._uses.note(head):
+                    self._tell_uses()
                 return
             remembered.forget(found.slots[list(failures)].tolist())
         self._send_locate(request_id, head)
@@ -347,6 +363,8 @@ class LocalConnection(DataConnection):
     def _complete(self, request_id: int, head: bytes) -> None:
         if request_id == _WINDOW:
             self._on_window(head)
+            return
+        if request_id > _TELLING:
             return
         failures = {}
         try:

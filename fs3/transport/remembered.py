@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, Crcs, combine_blocks
-from fs3.core.kv import OWNER_BYTE
 from fs3.core.stamps import StampView
 from fs3.dataplane import FILE_NONE
 from fs3.errors import Code, Fs3Error
@@ -70,7 +69,7 @@ class Remembered:
         """One item for each chunk that is not remembered and could be."""
         first: dict[bytes, int] = {}
         for index, chunk in enumerate(items["chunk"].tolist()):
-            if chunk not in self._slots and chunk[0] < OWNER_BYTE:
+            if chunk not in self._slots:
                 first.setdefault(chunk, index)
         return list(first.values())
 

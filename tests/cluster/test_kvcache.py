@@ -21,6 +21,7 @@ from fs3.client import kvcache
 from fs3.client.kvdata import Links
 from fs3.client.routing import RoutingCache
 from fs3.errors import Code, Fs3Error
+from fs3.transport.client import DataConnection
 
 pytestmark = pytest.mark.cluster
 
@@ -325,6 +326,34 @@ def test_counts_say_what_happened(cluster):
     assert {name: found[name] for name in expected} == expected
     shown = cluster.run("kv", "stat", cache.namespace.name, check=True).stdout
     assert "66.7 % of 15 reads hit" in shown
+
+
+def test_values_that_are_read_again_here_are_not_asked_for_and_still_counted(cluster, monkeypatch):
+    cache = new_cache(cluster)
+    cache.use_transports(["local", "tcp"])
+    values = [bytes([i]) * 50_000 for i in range(20)]
+    assert cache.put(KEYS[:20], values).all()
+    rooms = [bytearray(50_000) for _ in range(20)]
+    assert (cache.get_into(KEYS[:20], rooms) == 50_000).all()
+    sent = []
+    send = DataConnection.send
+
+    def note(self, method, request_id, head, body_parts=()):
+        sent.append(method)
+        send(self, method, request_id, head, body_parts)
+
+    monkeypatch.setattr(DataConnection, "send", note)
+    for _ in range(10):
+        rooms = [bytearray(50_000) for _ in range(20)]
+        assert (cache.get_into(KEYS[:20], rooms) == 50_000).all()
+        assert rooms == values
+        assert (cache.get_into(KEYS[:1], rooms[:1]) == 50_000).all()
+    assert set(sent) <= {dataplane.USED}
+    assert cache.remove(KEYS[:20]).all()  # what is sent next says it first
+    assert (cache.get_into(KEYS[:20], rooms) == -1).all()
+    found = cache.stat()
+    assert (found["hits"], found["misses"]) == (20 + 10 * 21, 20)
+    assert found["read_bytes"] >= found["hits"] * 50_000
 
 
 def test_namespaces_are_refused_in_words(cluster):

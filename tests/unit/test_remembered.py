@@ -155,11 +155,11 @@ def test_every_target_of_a_batch_must_serve():
     assert served_word(2, 5) == told.memory[31].cast("Q")[0]
 
 
-def test_values_of_the_kv_cache_are_not_wanted():
+def test_of_each_chunk_one_item_is_wanted():
     told = Told(4, 40)
     value = chunk_id(NAMESPACE_FIRST, 1)
     items = items_of([(chunk(1), 0, 1), (value, 0, 1), (chunk(1), 5, 1), (chunk(2), 0, 1)])
-    assert told.remembered.unknown(items) == [0, 3]
+    assert told.remembered.unknown(items) == [0, 1, 3]
 
 
 @pytest.mark.parametrize(
