@@ -32,7 +32,7 @@ from fs3.log import get_logger
 from fs3.transport.tcp import Caller, FrameServer, Request
 
 from . import peerwire
-from .jobs import BufferOwner, LocateJob, Payload, ReadJob, WriteJob
+from .jobs import BufferOwner, LocateJob, Payload, Payloads, ReadJob, Unread, WriteJob
 from .target import Target
 
 _log = get_logger(__name__)
@@ -104,9 +104,9 @@ class DataServer:
         if body is not None:
             raise Fs3Error(Code.PROTOCOL, "a READ_BATCH has no body")
         items = dataplane.decode_read_items(request.head)
-        total = _check_reads(items)
-        room = BufferOwner(self._pool.take(max(total, 1)))
-        job = ReadJob(items, room, _replier(connection, request))
+        _check_reads(items)
+        reply = _replier(connection, request)
+        job = ReadJob(items, self._pool, reply, promises=connection.takes_sources)
         self._serve(job, lambda target, indexes: target.reads.read(job, indexes))
 
     def locate(self, job: LocateJob, serve: Callable[[Target, list[int]], None]) -> None:
@@ -232,18 +232,24 @@ class DataServer:
                 target.deliver(messages)
 
 
-def _replier(connection: Caller, request: Request) -> Callable[[bytes, Sequence[Payload]], None]:
-    def reply(head: bytes, payloads: Sequence[Payload]) -> None:
+def _replier(connection: Caller, request: Request) -> Callable[[bytes, Payloads], None]:
+    def reply(head: bytes, payloads: Payloads) -> None:
         keep = list(payloads)  # held until they are sent
         parts = [payload.view for payload in keep]
         places = [payload.place for payload in keep]
-        connection.reply(request.request_id, request.method, head, parts, keep.clear, places)
+
+        def on_sent() -> None:
+            for payload in keep:
+                if isinstance(payload, Unread):
+                    payload.view.close()
+            keep.clear()
+
+        connection.reply(request.request_id, request.method, head, parts, on_sent, places)
 
     return reply
 
 
-def _check_reads(items: Sequence[dataplane.ReadItem]) -> int:
-    """How many bytes they ask for."""
+def _check_reads(items: Sequence[dataplane.ReadItem]) -> None:
     total = 0
     for index, item in enumerate(items):
         if item[3] + item[4] > CHUNK_CONTENT_BYTES_MAX:
@@ -254,7 +260,6 @@ def _check_reads(items: Sequence[dataplane.ReadItem]) -> int:
             Code.TOO_LARGE,
             f"a batch of {total} bytes; at most {dataplane.BATCH_BYTES_MAX} are allowed",
         )
-    return total
 
 
 def _check_ranges(offsets: NDArray[Any], lengths: NDArray[Any]) -> None:

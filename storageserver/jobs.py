@@ -1,26 +1,29 @@
 """A client's batch under way: items finish in any order, the reply leaves with the last.
 
-Where payload lies: a read's pieces have their place in one pooled buffer from the start, a write's
-data stays in the buffer it was received into. :class:`Payload` keeps such a buffer for as long as
-anybody (the store, a neighbour's queue, the core) still refers to it.
+Where payload lies: a write's data stays in the buffer it was received into; of a read's pieces,
+those that must be looked at are read into pooled buffers, the others stay in their files until they
+are sent (filesource.py). :class:`Payload` keeps a buffer for as long as anybody (the store, a
+neighbour's queue, the core) still refers to it.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.buffers import BufferPool
+from fs3.checksum import CHECKSUM_BLOCK_BYTES
 from fs3.core.types import ChunkVersion
 from fs3.errors import Code
 from fs3.transport.located import Location
 
 from .chunkstore.interface import ChunkPlace, ReadResult
+from .filesource import FileSource, Promised
 
 
 class Payload:
@@ -44,6 +47,16 @@ class Memory(Protocol):
 
     def release(self) -> None:
         """Nobody looks at it any more."""
+
+
+class Unread(NamedTuple):
+    """Bytes that are read while they are sent."""
+
+    view: FileSource
+    place: int = 0  # only memory can be sent to a place
+
+
+Payloads: TypeAlias = "Sequence[Payload | Unread]"
 
 
 class BufferOwner:
@@ -73,6 +86,14 @@ class Job(Protocol):
         """One item is done."""
 
 
+PROMISED_BYTES_MIN = 32 << 10  # below, it is less work to read a piece at once
+
+
+def may_promise(item: dataplane.ReadItem) -> bool:
+    """Whether its bytes could be checksum blocks as they stand, and enough of them."""
+    return item[4] >= PROMISED_BYTES_MIN and not item[3] % CHECKSUM_BLOCK_BYTES
+
+
 _pack_result = dataplane.RESULT.pack_into
 _RESULT_BYTES = dataplane.RESULT.size
 
@@ -80,7 +101,7 @@ _RESULT_BYTES = dataplane.RESULT.size
 class _Batch:
     """What reads and writes share: results, details, and the reply when all are there."""
 
-    def __init__(self, count: int, reply: Callable[[bytes, Sequence[Payload]], None]) -> None:
+    def __init__(self, count: int, reply: Callable[[bytes, Payloads], None]) -> None:
         self._results = bytearray(count * _RESULT_BYTES)
         self._details: list[tuple[int, str]] = []
         self._reply = reply
@@ -130,7 +151,7 @@ class _Batch:
         head = dataplane.encode_results(bytes(self._results), self._details)
         self._reply(head, self._payload())
 
-    def _payload(self) -> Sequence[Payload]:
+    def _payload(self) -> Payloads:
         return ()
 
 
@@ -138,29 +159,44 @@ class WriteJob(_Batch):
     """A WRITE_BATCH."""
 
 
+class _Read(NamedTuple):
+    """Bytes in one of a job's rooms, and how far into all that was asked for they belong."""
+
+    room: int
+    start: int
+    end: int
+    place: int
+
+    def goes_on(self, room: int, start: int, place: int) -> bool:
+        """Whether what is there follows it."""
+        follows = place - self.place == start - self.start
+        return room == self.room and start == self.end and follows
+
+
 class ReadJob(_Batch):
-    """A READ_BATCH: its items, and room for what they read.
+    """A READ_BATCH: its items, and room for what of them is read before it is answered.
 
     Items are tuples of dataplane.READ_ITEM's fields: chunk, chain, chain version, offset, length.
+    ``promises``: pieces may be read while they are sent.
     """
 
     def __init__(
         self,
         items: Sequence[dataplane.ReadItem],
-        room: BufferOwner,
-        reply: Callable[[bytes, Sequence[Payload]], None],
+        pool: BufferPool,
+        reply: Callable[[bytes, Payloads], None],
+        *,
+        promises: bool,
     ) -> None:
         super().__init__(len(items), reply)
         self.items = items
-        self._room = room
-        self._places: list[memoryview] = []
-        view, start = room.buffer.view, 0
-        for item in items:
-            end = start + item[4]
-            self._places.append(view[start:end])
-            start = end
-        self._wanted = start
-        self._found = 0
+        self.promises = promises
+        self._pool = pool
+        self._rooms: list[BufferOwner] = []
+        self._places: dict[int, tuple[int, int]] = {}  # of an item: which room, and where in it
+        self._room_bytes = 0
+        self._found = 0  # bytes, in the rooms
+        self._promised: dict[int, Promised] = {}
 
     def look(self, indexes: list[int], versions: NDArray[Any]) -> int:
         """Items that want no bytes: is there a version, and which (0: none)? How many there are."""
@@ -172,11 +208,33 @@ class ReadJob(_Batch):
         return found
 
     def reserve(self, indexes: Sequence[int]) -> None:
-        """There is room for all."""
+        """Have room for these items, which are read here. Fs3Error BUSY if no buffer is free."""
+        if not self._rooms:  # for all that are sure to need it, so that they stand together
+            every = enumerate(self.items)
+            self._add_room([i for i, item in every if not (self.promises and may_promise(item))])
+        self._add_room([index for index in indexes if index not in self._places])
+
+    def _add_room(self, indexes: Sequence[int]) -> None:
+        if indexes:
+            items, places, room, end = self.items, self._places, len(self._rooms), 0
+            for index in indexes:
+                places[index] = room, end
+                end += items[index][4]
+            self._rooms.append(BufferOwner(self._pool.take(max(end, 1))))
+            self._room_bytes += end
 
     def place(self, index: int) -> memoryview:
         """Where an item's bytes go."""
-        return self._places[index]
+        room, start = self._places[index]
+        return self._rooms[room].buffer.view[start : start + self.items[index][4]]
+
+    def promise(self, indexes: Sequence[int], promised: Sequence[Promised]) -> None:
+        """These items are answered with what lies there."""
+        for index, each in zip(indexes, promised, strict=True):
+            _, length, version, crc, *_ = each.place
+            _pack_result(self._results, index * _RESULT_BYTES, 0, length, version, crc, 0)
+            self._promised[index] = each
+        self.done(len(indexes))
 
     def finish_all(self, indexes: Sequence[int], results: Sequence[ReadResult]) -> None:
         """The same, with less ado."""
@@ -206,23 +264,40 @@ class ReadJob(_Batch):
             self._found += length
         super().finish(index, code, version, length, checksum, detail)
 
-    def _payload(self) -> Sequence[Payload]:
-        """The bytes read, neighbours joined: mostly one piece."""
-        room = self._room
-        view = room.buffer.view
-        if self._found == self._wanted:
-            return [Payload(view[: self._wanted], room)] if self._wanted else ()
-        parts: list[tuple[int, int]] = []
-        start = 0
-        results = dataplane.RESULT.iter_unpack(self._results)
-        for item, (_, length, _, _, _) in zip(self.items, results, strict=True):
-            if length:
-                if parts and parts[-1][1] == start:
-                    parts[-1] = (parts[-1][0], start + length)
+    def _payload(self) -> Payloads:
+        """The bytes; what stands together is one part."""
+        if not self._promised:
+            if not self._found:
+                return ()
+            if len(self._rooms) == 1 and self._found == self._room_bytes:
+                return [Payload(self._rooms[0].buffer.view[: self._found], self._rooms[0])]
+        return [self._part(stretch) for stretch in self._stretches()]
+
+    def _stretches(self) -> list[_Read | list[Promised]]:
+        """What of the bytes stands together, in their order."""
+        found: list[_Read | list[Promised]] = []
+        place = 0
+        for index, result in enumerate(dataplane.RESULT.iter_unpack(self._results)):
+            last = found[-1] if found else None
+            if index in self._promised:
+                if not isinstance(last, list):
+                    last = []
+                    found.append(last)
+                last.append(self._promised[index])
+            elif length := result[1]:
+                room, start = self._places[index]
+                if isinstance(last, _Read) and last.goes_on(room, start, place):
+                    found[-1] = last._replace(end=start + length)
                 else:
-                    parts.append((start, start + length))
-            start += item[4]
-        return [Payload(view[start:end], room, start) for start, end in parts]
+                    found.append(_Read(room, start, start + length, place))
+            place += self.items[index][4]
+        return found
+
+    def _part(self, stretch: _Read | list[Promised]) -> Payload | Unread:
+        if isinstance(stretch, list):
+            return Unread(FileSource(stretch))
+        owner = self._rooms[stretch.room]
+        return Payload(owner.buffer.view[stretch.start : stretch.end], owner, stretch.place)
 
 
 class Located(NamedTuple):

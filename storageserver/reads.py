@@ -1,5 +1,9 @@
 """What a target answers clients that read: clean chunks in one pass, dirty ones through the core.
 
+Large pieces that are checksum blocks as they stand are *promised*: answered for by what the index
+says of them, and read while the answer is sent (filesource.py). A chunk that let such a promise
+down is from then on read before it is answered for, so that who asks next is told what is wrong.
+
 Reactor thread only.
 """
 
@@ -12,14 +16,19 @@ from fs3.clock import Clock
 from fs3.core import messages as m
 from fs3.core.kv import OWNER_BYTE
 from fs3.core.types import ChunkId
-from fs3.errors import Code
+from fs3.errors import Code, Fs3Error
 from fs3.reactor import Reactor
+from fs3.transport.located import Location
 
 from .chunkstore.interface import LocatingStore, Piece, ReadResult
-from .jobs import LocateJob, ReadJob
+from .filesource import Hold, Promised
+from .jobs import LocateJob, ReadJob, may_promise
 
 if TYPE_CHECKING:
     from .target import Target
+
+HOLD_MS = 1000  # an answer that is not taken keeps blocks from being reused for so long
+_LET_DOWN_MAX = 1024
 
 
 class Files(NamedTuple):
@@ -36,6 +45,17 @@ class Reads:
         self._target = target
         self._reactor = reactor
         self._clock = clock
+        self._holds: list[Hold] = []  # those that were taken last stand last
+        self._let_down: set[ChunkId] = set()
+
+    def tick(self) -> None:
+        """Every few tens of milliseconds: give up holds of answers that are not taken."""
+        over_ms = self._clock.monotonic_ms() - HOLD_MS
+        kept = [hold for hold in self._holds if hold.stands]
+        for hold in kept:
+            if hold.since_ms <= over_ms:
+                hold.let_go()
+        self._holds = [hold for hold in kept if hold.stands]
 
     def read(self, job: ReadJob | LocateJob, indexes: list[int]) -> None:
         """Serve these items of a batch."""
@@ -70,10 +90,11 @@ class Reads:
         chunks = [ChunkId(items[index][0]) for index in indexes]
         dirty = target.store.dirty(chunks)
         if dirty:
-            job.reserve([indexes[i] for i in dirty])
-            events = [m.Read((job, indexes[i]), version, chunks[i]) for i in dirty]
             pending = set(dirty)
             clean = [at for i, at in enumerate(indexes) if i not in pending]
+            events = []
+            if self._reserve(job, [indexes[i] for i in dirty]):
+                events = [m.Read((job, indexes[i]), version, chunks[i]) for i in dirty]
             if clean:
                 serve_clean(clean)
             target.feed(events)
@@ -84,8 +105,64 @@ class Reads:
         else:
             serve_clean(indexes)
 
+    @staticmethod
+    def _reserve(job: ReadJob | LocateJob, indexes: list[int]) -> bool:
+        """Room for these items, or they are refused."""
+        try:
+            job.reserve(indexes)
+        except Fs3Error as error:
+            job.refuse(indexes, error.code, error.detail)
+            return False
+        return True
+
+    def _promise(self, job: ReadJob, indexes: list[int]) -> list[int]:
+        """Answer for the items that need not be seen to be answered for; returns the others."""
+        store, items = self._target.store, job.items
+        if not isinstance(store, LocatingStore) or store.failed is not None:
+            return indexes
+        let_down = self._let_down
+        large = [
+            index
+            for index in indexes
+            if may_promise(items[index]) and items[index][0] not in let_down
+        ]
+        if not large:
+            return indexes
+        hold = self._hold(store)
+        pieces = self._pieces(job, large)
+        good: list[int] = []
+        found: list[tuple[Piece, Location]] = []
+        for index, piece, place in zip(large, pieces, store.locate(pieces, 0), strict=True):
+            if place[1] and not place[6] and not place[7]:
+                good.append(index)
+                found.append((piece, place))
+        if not good:
+            hold.let_go()
+            return indexes
+        results = [ReadResult(Code.OK, place[1]) for _, place in found]
+        self._target.values.read([piece for piece, _ in found], results)
+        promised = set(good)
+        left = [index for index in indexes if index not in promised]
+        job.promise(good, [Promised(piece, place, hold) for piece, place in found])
+        return left
+
+    def _hold(self, store: LocatingStore) -> Hold:
+        now_ms = self._clock.monotonic_ms()
+        hold = Hold(store, now_ms, lambda: self._hold(store), self._note_let_down)
+        self._holds.append(hold)
+        return hold
+
+    def _note_let_down(self, piece: Piece, error: Fs3Error) -> None:
+        if len(self._let_down) >= _LET_DOWN_MAX:
+            self._let_down.clear()
+        self._let_down.add(piece.chunk)
+        self._note_read(piece.chunk, ReadResult(error.code, detail=error.detail))
+
     def _read_clean(self, job: ReadJob | LocateJob, indexes: list[int]) -> None:
-        job.reserve(indexes)
+        if isinstance(job, ReadJob) and job.promises:
+            indexes = self._promise(job, indexes)
+        if not indexes or not self._reserve(job, indexes):
+            return
         items, place = job.items, job.place
         pieces = self._pieces(job, indexes)
         results = self._target.store.read(pieces, [place(index) for index in indexes])

@@ -416,6 +416,7 @@ class Target:
 
     def tick(self) -> None:
         """Every few tens of milliseconds."""
+        self.reads.tick()
         if self.core is not None:
             self.feed([m.Tick()])
 

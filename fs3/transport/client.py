@@ -4,7 +4,8 @@ A thread that wants data owns its connections, sends on them, and waits in :func
 here has a thread or a loop of its own. Not thread-safe, not shared over a fork.
 
 The body of a reply never stops over: once its head is here, ``place`` says where the body belongs
-(a scatter list over the caller's own memory), and the kernel writes it there.
+(a scatter list over the caller's own memory), and the kernel writes it there. Large answers to
+reads are compared with their checksums as they come, while the processor's cache has them.
 
 What a connection promises is said in :mod:`fs3.transport.interface`; this is the one over TCP.
 """
@@ -17,18 +18,22 @@ import time
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from fs3 import frames
+from fs3 import dataplane, frames
 from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer, FrameKind
 from fs3.routing import NodeInfo
 from fs3.transport.address import SocketAddress, open_socket, resolve
+from fs3.transport.arriving import ArrivingPieces
 from fs3.transport.interface import ClientConnection, Completion, Place
+from fs3.transport.lowwater import LowWater
 from fs3.transport.output import Output, frame_buffers
 
 # What is read ahead of knowing where it belongs, and copied from here: small on purpose.
 _INPUT_BYTES = 8 << 10
 _BUFFERS_PER_CALL = 1024  # Linux's IOV_MAX
+_BYTES_PER_RECEIVE = 1 << 20  # of a body; what the second cache holds is checked while it does
 _RECEIVES_PER_CALL = 16  # bounds how long one fast server keeps the others waiting
+_CHECKED_BYTES_MIN = 64 << 10  # smaller bodies are in the cache until their owner checks them
 
 
 class DataConnection:
@@ -42,6 +47,8 @@ class DataConnection:
         self._tag = frames.cluster_tag(cluster_id)
         self._place = place
         self._output = Output()
+        self._low_water = LowWater()
+        self._reads: dict[int, int] = {}  # pending READ_BATCHes: of how many items
         # Pending requests, and whether they are with the kernel whole.
         self._sent: dict[int, bool] = {}
         self._completed: list[Completion] = []
@@ -51,6 +58,7 @@ class DataConnection:
         self._header: frames.Header | None = None
         self._current: tuple[int, bytes] | None = None  # the reply whose body is being received
         self._targets: list[memoryview] = []  # where the rest of that body goes, reversed
+        self._pieces: ArrivingPieces | None = None  # what checks them
         self._in_body = False
         self._body_left = 0
         self._candidates = resolve(address)
@@ -96,6 +104,8 @@ class DataConnection:
             self._completed.append(Completion(self, request_id, b"", self.error))
             return
         self._sent[request_id] = False
+        if method == dataplane.READ_BATCH:
+            self._reads[request_id] = len(head) // dataplane.ITEM.size
         buffers = frame_buffers(FrameKind.REQUEST, method, self._tag, request_id, head, body_parts)
         self._output.put(buffers, lambda: self._note_sent(request_id))
         if not self._connecting:
@@ -107,8 +117,9 @@ class DataConnection:
         If its frame is still being sent, the connection dies: a frame cannot end half-way.
         """
         sent = self._sent.pop(request_id, True)
+        self._reads.pop(request_id, None)
         if self._current is not None and self._current[0] == request_id:
-            self._current = None
+            self._current = self._pieces = None
             self._targets.clear()
         if not sent:
             self._die(Fs3Error(Code.UNREACHABLE, f"{self.address}: given up while sending"))
@@ -140,13 +151,15 @@ class DataConnection:
                 more = self._receive()
                 self._handle()
                 if self.dead or not more:
-                    return
+                    break
         except Fs3Error as error:  # first: it is an OSError too, and may be a BlockingIOError
             self._die(error)
         except BlockingIOError:
-            return
+            pass
         except OSError as error:
             self._break(str(error))
+        if not self.dead:
+            self._low_water.expect(self._socket, self._body_left)
 
     def _on_connected(self) -> bool:
         failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -173,7 +186,8 @@ class DataConnection:
         self.error = error
         self._socket.close()
         self._targets.clear()
-        self._current = None
+        self._reads.clear()
+        self._current = self._pieces = None
         pending, self._sent = self._sent, {}
         for request_id, sent in pending.items():
             said = error
@@ -192,21 +206,34 @@ class DataConnection:
             self._end += count
             more = count == len(room)
         else:
-            # The rest of the body, and what follows it, in one call.
+            # The rest of the body, if it is not too much, and what follows it, in one call.
             self._start = self._end = 0
             # A caller that forgot its request leaves no targets: the body goes over the buffer.
-            targets = list(islice(reversed(self._targets), _BUFFERS_PER_CALL - 1))
-            whole = len(targets) == len(self._targets) and bool(targets)
+            targets = self._next_targets()
+            whole = bool(targets) and sum(map(len, targets)) == self._body_left
             if not targets:
                 targets = [self._view[: self._body_left]]
+            offered = sum(map(len, targets))
             count = self._read([*targets, self._view] if whole else targets)
             taken = min(count, self._body_left)
             self._advance(taken)
             self._end = count - taken
-            more = self._body_left > 0 or self._end == len(self._view)
+            # A call that was not filled has taken all there was: the next one would find scraps.
+            more = count >= offered and (self._body_left > 0 or self._end == len(self._view))
         if not count:
             raise ConnectionResetError("peer closed the connection")
         return more
+
+    def _next_targets(self) -> list[memoryview]:
+        """Where the next bytes of the body go."""
+        found: list[memoryview] = []
+        room = _BYTES_PER_RECEIVE
+        for target in islice(reversed(self._targets), _BUFFERS_PER_CALL - 1):
+            found.append(target[:room])
+            room -= len(target)
+            if room <= 0:
+                break
+        return found
 
     def _read(self, buffers: list[memoryview]) -> int:
         if len(buffers) == 1:
@@ -216,14 +243,17 @@ class DataConnection:
     def _advance(self, count: int) -> None:
         """``count`` bytes of the body are in place."""
         self._body_left -= count
-        targets = self._targets
+        targets, pieces = self._targets, self._pieces
         while count and targets:
             first = targets[-1]
             if len(first) > count:
                 targets[-1] = first[count:]
-                return
+                first = first[:count]
+            else:
+                targets.pop()
+            if pieces is not None:
+                pieces.take(first)
             count -= len(first)
-            targets.pop()
 
     def _make_room(self) -> None:
         unread = self._end - self._start
@@ -301,6 +331,9 @@ class DataConnection:
                     Code.PROTOCOL,
                     f"{self.address}: a body of {header.body_bytes} bytes; {room} expected",
                 )
+            items = self._reads.get(header.request_id)
+            if items and header.body_bytes >= _CHECKED_BYTES_MIN:
+                self._pieces = ArrivingPieces(head, items, header.body_bytes, self.address)
 
     def _places(self, request_id: int, head: bytes) -> Sequence[memoryview] | None:
         return self._place(request_id, head)
@@ -311,16 +344,24 @@ class DataConnection:
         if current is not None:
             request_id, head = current
             del self._sent[request_id]
+            self._reads.pop(request_id, None)
             self._complete(request_id, head)
+        self._pieces = None
 
     def _complete(self, request_id: int, head: bytes) -> None:
-        self._completed.append(Completion(self, request_id, head, None))
+        pieces = self._pieces
+        if pieces is None:
+            self._completed.append(Completion(self, request_id, head, None))
+        else:
+            checked = pieces.checked_head()
+            self._completed.append(Completion(self, request_id, checked, None, verified=True))
 
     def _on_error_frame(self, header: frames.Header, error: Fs3Error) -> None:
         if header.body_bytes:
             raise Fs3Error(Code.PROTOCOL, f"{self.address}: an error frame with a body")
         if header.request_id in self._sent:
             del self._sent[header.request_id]
+            self._reads.pop(header.request_id, None)
             self._completed.append(Completion(self, header.request_id, b"", error))
         elif header.request_id == 0:
             self._die(error)  # about the connection

@@ -6,6 +6,7 @@ and head is right. Per turn a connection reads and handles a bounded amount, see
 
 Writing. Replies made while requests are being handled leave in one sendmsg at the end of the turn.
 While more than ``unsent_bytes`` wait, nothing more is read: who does not take answers gets none.
+Parts of a body may be sources, which are read as the socket takes them (fs3/transport/sources.py).
 
 Errors. If the frame border is still known (wrong cluster, body too large, no buffer free), it is
 answered with an ERROR frame, its body is skipped, and the connection lives. If not (bad magic,
@@ -29,7 +30,9 @@ from fs3.frames import Buffer, FrameKind
 from fs3.log import get_logger
 from fs3.reactor import FAILED, READABLE, WRITABLE, Reactor
 from fs3.transport.address import peer_credentials
-from fs3.transport.output import Output, frame_buffers
+from fs3.transport.lowwater import LowWater
+from fs3.transport.output import Output, Part, frame_buffers
+from fs3.transport.sources import Window
 
 _INPUT_BYTES = 16 << 10
 _FRAMES_PER_TURN = 32
@@ -46,7 +49,8 @@ class Limits:
     connections: int = 4096
     body_bytes: int = BATCH_BYTES_MAX  # of one frame
     unsent_bytes: int = 8 << 20  # answers waiting in one connection before it is no longer read
-    stall_s: float = 30.0  # a frame that makes no progress for so long ends its connection
+    stall_s: float = 30.0  # a frame that makes no progress for so long ends its connection, and an
+    # answer that is not taken whole within twice that
 
 
 class Request(NamedTuple):
@@ -70,16 +74,22 @@ class Caller(Protocol):
     def closed(self) -> bool:
         """It has gone: answers are dropped."""
 
+    @property
+    def takes_sources(self) -> bool:
+        """Parts of an answer may be read while it is sent (fs3/transport/sources.py)."""
+
     def reply(
         self,
         request_id: int,
         method: int,
         head: Buffer,
-        body_parts: Sequence[memoryview] = (),
+        body_parts: Sequence[Part] = (),
         on_sent: Callable[[], None] | None = None,
         places: Sequence[int] | None = None,
     ) -> None:
         """Answer a request. ``on_sent`` is called exactly once, also when the peer is gone.
+
+        Sources may be among the parts if :attr:`takes_sources`.
 
         ``places``: how far into the memory that the caller has for the body each part belongs;
         None: one behind the other. Only a transport that writes there itself needs to know.
@@ -114,7 +124,9 @@ class Connection:
         on_frame: OnFrame,
         on_closed: Callable[[Connection], None],
         accepts: FrameKind = FrameKind.REQUEST,
+        window: Window | None = None,
     ) -> None:
+        """``window``: what sources among the bodies' parts go through."""
         self.peer = _peer_name(connected)
         self.received_bytes = 0
         self.closers: list[Callable[[], None]] = []  # called when it has closed
@@ -129,7 +141,8 @@ class Connection:
         self._on_closed = on_closed
         self._accepts = accepts
         self._state = _State.OPEN
-        self._output = Output()
+        self._output = Output(window)
+        self._low_water = LowWater()
         self._corked = False  # a turn is on: it sends at its end
         self._events = READABLE
         # Input: _view[_start:_end] is unread. While a body is being received it is empty.
@@ -147,21 +160,36 @@ class Connection:
         return self._state is not _State.OPEN
 
     @property
+    def takes_sources(self) -> bool:
+        """See :class:`Caller`."""
+        return self._output.has_window
+
+    @property
     def unsent_bytes(self) -> int:
         """What the kernel did not take yet."""
         return self._output.unsent_bytes
+
+    @property
+    def queued_bytes(self) -> int:
+        """What was ever to be sent."""
+        return self._output.queued_bytes
 
     @property
     def in_frame(self) -> bool:
         """The peer owes the rest of a frame."""
         return self._waiting is not None or self._skip_bytes > 0 or self._start < self._end
 
+    def look(self) -> None:
+        """Take what has come, also if it is too little to be told of."""
+        if self._events & READABLE:
+            self._turn()
+
     def reply(
         self,
         request_id: int,
         method: int,
         head: Buffer,
-        body_parts: Sequence[memoryview] = (),
+        body_parts: Sequence[Part] = (),
         on_sent: Callable[[], None] | None = None,
         places: Sequence[int] | None = None,
         rights: Sequence[int] = (),
@@ -180,7 +208,7 @@ class Connection:
         method: int,
         request_id: int,
         head: Buffer,
-        body_parts: Sequence[memoryview] = (),
+        body_parts: Sequence[Part] = (),
         on_sent: Callable[[], None] | None = None,
         rights: Sequence[int] = (),
     ) -> None:
@@ -205,6 +233,7 @@ class Connection:
         if self._state is _State.OPEN:
             self._state = _State.LINGERING
             self._drop_input()
+            self._low_water.expect(self._socket, 0)
             self._reactor.call_later(_LINGER_S, self.close)
             self._flush()
 
@@ -249,6 +278,9 @@ class Connection:
         finally:
             self._corked = False
         work_left = not budget or self._choked()
+        if self._state is _State.OPEN:
+            body = self._waiting.body if self._waiting is not None else None
+            self._low_water.expect(self._socket, len(body) - self._body_have if body else 0)
         self._flush()
         if work_left and not self.closed and not self._choked():
             self._reactor.repeat(self._fd)
@@ -264,6 +296,10 @@ class Connection:
             self._output.send(self._socket)
             if self._state is _State.LINGERING and not self._output.unsent_bytes:
                 self._socket.shutdown(socket.SHUT_WR)
+        except Fs3Error as error:  # a source's; the frame cannot be ended, so the connection is
+            _log.warning("answer_broken_off", peer=self.peer, reason=error.detail)
+            self.close()
+            return
         except OSError as error:
             self._gone(str(error))
             return

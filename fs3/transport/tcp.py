@@ -11,6 +11,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from fs3.buffers import BufferPool
 from fs3.errors import Code, Fs3Error
@@ -20,6 +21,7 @@ from fs3.transport.address import UNIX, render, resolve, tune
 from fs3.transport.connection import Caller, Connection, Limits, OnFrame, Request
 from fs3.transport.peer import FramePeer, open_frame_peer
 from fs3.transport.serving import HandlerThreads, serve_handlers
+from fs3.transport.sources import Window
 
 __all__ = [
     "Caller",
@@ -40,6 +42,13 @@ _REFUSALS_MAX = 64  # connections over the limit that are being told so
 _ACCEPT_PAUSE_S = 0.5
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log = get_logger(__name__)
+
+
+class _Seen(NamedTuple):
+    """How far a connection was."""
+
+    received_bytes: int
+    queued_bytes: int  # to be sent, whether it was or not
 
 
 class FrameServer:
@@ -65,7 +74,8 @@ class FrameServer:
         self.pool = pool or BufferPool(4 * self.limits.body_bytes)
         self._on_frame = on_frame or _refuse_method
         self._takers: dict[int, OnFrame] = {}
-        self._connections: dict[Connection, int] = {}  # received_bytes at the last sweep
+        self._connections: dict[Connection, _Seen] = {}  # as they were at the last sweep
+        self._window = Window()
         self._socket = _listen(address)
         self._admit = admit
         self.address = address
@@ -124,8 +134,9 @@ class FrameServer:
             self.limits,
             self.dispatch,
             self._forget,
+            window=self._window,
         )
-        self._connections[connection] = 0
+        self._connections[connection] = _Seen(0, 0)
         if over >= 0:
             limit = self.limits.connections
             connection.refuse(
@@ -152,15 +163,25 @@ class FrameServer:
             self.reactor.modify(self._socket.fileno(), READABLE)
 
     def _sweep(self) -> None:
-        """Close who has stood still within a frame since the last sweep: it holds a buffer."""
-        for connection, before in list(self._connections.items()):
-            self._connections[connection] = connection.received_bytes
-            if connection.in_frame and connection.received_bytes == before:
-                stall_s = self.limits.stall_s
+        """Close who stands still: it holds a buffer, or blocks of files that are being sent."""
+        stall_s = self.limits.stall_s
+        for connection, seen in list(self._connections.items()):
+            if connection.closed:
+                continue
+            if connection.in_frame and connection.received_bytes == seen.received_bytes:
+                connection.look()
+            if connection.in_frame and connection.received_bytes == seen.received_bytes:
                 connection.refuse(
                     Fs3Error(Code.PROTOCOL, f"a frame made no progress for {stall_s} s")
                 )
-        self._sweeper = self.reactor.call_later(self.limits.stall_s, self._sweep)
+            elif connection.queued_bytes - connection.unsent_bytes < seen.queued_bytes:
+                _log.info("answers_not_taken", peer=connection.peer, unsent=connection.unsent_bytes)
+                connection.close()
+            if not connection.closed:
+                self._connections[connection] = _Seen(
+                    connection.received_bytes, connection.queued_bytes
+                )
+        self._sweeper = self.reactor.call_later(stall_s, self._sweep)
 
 
 def _refuse_method(connection: Caller, request: Request) -> None:

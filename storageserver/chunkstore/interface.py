@@ -279,5 +279,11 @@ class LocatingStore(ChunkStore, Protocol):
         None if it is not there, has a pending version, no bytes, or no stamp, or is too large.
         """
 
+    def fetch(self, size_class: int, position: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from a class's file, of a place located under a hold.
+
+        Fs3Error CORRUPT if the file ends before, DISK if it cannot be read.
+        """
+
     def data_file(self, size_class: int) -> int:
         """The descriptor of the file that holds blocks of this class."""

@@ -19,6 +19,7 @@ from .allocator import Readers
 from .datafiles import DataFiles
 from .index import Index
 from .interface import ChunkPlace, Piece
+from .reading import Reader
 from .records import BLOCK_BYTES, ROW, VERSION
 
 _BLOCK = CHECKSUM_BLOCK_BYTES
@@ -33,6 +34,7 @@ class Locating:
     _index: Index
     _data: DataFiles
     _readers: Readers
+    _reader: Reader
     _try_drain: Callable[[], None]
 
     def hold(self) -> int:
@@ -51,6 +53,10 @@ class Locating:
     def place(self, chunk: ChunkId, first_file: int) -> ChunkPlace | None:
         """Where a whole chunk lies."""
         return _place_of(self._index, self._data, chunk, first_file)
+
+    def fetch(self, size_class: int, position: int, buffer: memoryview) -> None:
+        """Fill ``buffer`` from a place."""
+        self._reader.fetch(size_class, position, buffer)
 
     def data_file(self, size_class: int) -> int:
         """The descriptor of a class's file."""

@@ -23,7 +23,7 @@ from .allocator import Readers
 from .datafiles import DataFiles
 from .index import Index
 from .interface import Piece, ReadResult
-from .records import BLOCK_BYTES, ROW, VERSION, Version
+from .records import BLOCK_BYTES, ROW, VERSION, Version, class_bytes
 
 _BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
@@ -165,6 +165,15 @@ class Reader:
             return ReadResult(error.code, detail=error.detail)
         self._fail(error)
         return ReadResult(Code.DISK, detail=str(error))
+
+    def fetch(self, size_class: int, position: int, buffer: memoryview) -> None:
+        """See ``LocatingStore.fetch``."""
+        block, offset = divmod(position, class_bytes(size_class))
+        try:
+            self._data.read(size_class, block, offset, (buffer,))
+        except OSError as error:
+            found = self._failure(error)
+            raise Fs3Error(found.code, found.detail) from error
 
     def read_version(
         self, version: Version, offset: int, target: memoryview, *, verify: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from fs3 import frames
 from fs3.buffers import PooledBuffer
@@ -12,6 +12,7 @@ from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer, FrameKind
 from fs3.log import get_logger
 from fs3.transport.connection import Connection, Request
+from fs3.transport.output import Part
 from fs3.transport.rdma.link import Link, Shape
 from fs3.transport.rdma.messages import (
     GO,
@@ -78,6 +79,11 @@ class RdmaCaller:
     def closed(self) -> bool:
         """See :class:`Caller`."""
         return self.link.broken
+
+    @property
+    def takes_sources(self) -> bool:
+        """See :class:`Caller`: the NIC reads memory that is registered."""
+        return False
 
     @property
     def impatient(self) -> bool:
@@ -305,11 +311,12 @@ class RdmaCaller:
         request_id: int,
         method: int,
         head: Buffer,
-        body_parts: Sequence[memoryview] = (),
+        body_parts: Sequence[Part] = (),
         on_sent: Callable[[], None] | None = None,
         places: Sequence[int] | None = None,
     ) -> None:
         """See :class:`Caller`."""
+        body_parts = cast("Sequence[memoryview]", body_parts)  # it takes no sources
         on_sent = on_sent or _nothing
         asked = self._asked.get(request_id)
         if asked is None or self.closed:
