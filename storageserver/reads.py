@@ -45,6 +45,8 @@ class Reads:
         self._target = target
         self._reactor = reactor
         self._clock = clock
+        # Asked once: whether it fulfils a protocol is a slow question.
+        self._store = target.store if isinstance(target.store, LocatingStore) else None
         self._holds: list[Hold] = []  # those that were taken last stand last
         self._let_down: set[ChunkId] = set()
 
@@ -117,8 +119,8 @@ class Reads:
 
     def _promise(self, job: ReadJob, indexes: list[int]) -> list[int]:
         """Answer for the items that need not be seen to be answered for; returns the others."""
-        store, items = self._target.store, job.items
-        if not isinstance(store, LocatingStore) or store.failed is not None:
+        store, items = self._store, job.items
+        if store is None or store.failed is not None:
             return indexes
         let_down = self._let_down
         large = [
