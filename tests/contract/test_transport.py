@@ -412,3 +412,33 @@ def test_hosts_by_name_and_ipv6_are_reached():
             assert (completion.head, completion.error) == (host.encode(), None)
             connection.close()
         server.on_loop(listener.close)
+
+
+def test_a_reader_that_stops_taking_its_answer_is_cut_off_and_frees_what_it_held(serve):
+    with serve(Limits(stall_s=0.05)) as server:
+        lazy = server.raw()
+        lazy.sendall(request_frame(BIG, b"%d" % (64 << 20)))
+        # Not before it has begun, and then without any word: a frame cannot end half-way.
+        while not server.on_loop(lambda: server.pool.used_bytes):
+            pass
+        while server.on_loop(lambda: server.frames.connections):
+            pass
+        assert server.on_loop(lambda: server.pool.used_bytes) == 0
+        assert_serves(server)
+        lazy.close()
+
+
+def test_a_body_that_trickles_in_is_not_taken_for_one_that_stands_still(serve):
+    with serve(Limits(stall_s=3600)) as server:
+        raw = server.raw()
+        body = bytes(PATTERN[: 1 << 20])
+        frame = request_frame(ECHO, b"", body)
+        raw.sendall(frame[: 100 << 10])
+        for at in range(100 << 10, 200 << 10, 20 << 10):  # less than anybody is woken for
+            raw.sendall(frame[at : at + (20 << 10)])
+            server.on_loop(server.frames._sweep)
+            server.on_loop(server.frames._sweeper.cancel)
+        raw.sendall(frame[200 << 10 :])
+        header, _, echoed = read_frame(raw)
+        assert (header.kind, echoed) == (frames.FrameKind.REPLY, body)
+        raw.close()
