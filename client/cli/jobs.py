@@ -207,4 +207,8 @@ def _left(progress: JobProgress) -> str:
         return "estimating"
     minutes, seconds = divmod(round(progress.remaining_ms / 1000), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02} left"
+    left_bytes = progress.bytes_total - progress.bytes_done
+    rate = ""
+    if left_bytes > 0 and progress.remaining_ms:
+        rate = f", {human_bytes(left_bytes * 1000 // progress.remaining_ms)}/s"
+    return f"{hours}:{minutes:02}:{seconds:02} left{rate}"
