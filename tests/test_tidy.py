@@ -232,6 +232,18 @@ def test_links_in_documents_lead_somewhere(name: str) -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+def test_promises_are_shown_by_tests_that_exist() -> None:
+    """docs/consistency.md names files, and tests in them (``::name``: in the file named before)."""
+    text = (ROOT / "docs/consistency.md").read_text()
+    suites = {path.name: path.read_text() for path in tracked("tests/*.py")}
+    missing, suite = [], ""
+    for file, test in re.findall(r"`(?:[\w/]*?(\w+\.py))?(?:::(\w+))?`", text):
+        suite = file or suite
+        if (file and file not in suites) or (test and f"def {test}(" not in suites[suite]):
+            missing.append(f"{suite}::{test}")
+    assert missing == []
+
+
 def test_entry_points_exist() -> None:
     import tomllib
 
