@@ -80,8 +80,9 @@ class Manager:
         self._lock = threading.Lock()  # guards everything below but the feed
         self._state = store.load()
         self.feed = RoutingFeed(self._state.routing, settings.history)
-        self._members = Members(settings.lease_ms, clock.monotonic_ms())
-        self._cuts = Cuts()
+        started_ms = clock.monotonic_ms()
+        self._members = Members(settings.lease_ms, started_ms)
+        self._cuts = Cuts(started_ms)
         self._in_doubt = False  # the last save failed: what is stored is not known
         # Chains to look at, with the reason; kept until what follows is durable.
         self._touched: dict[ChainId, str] = {}

@@ -1,7 +1,10 @@
 """Links to the storageservers that hold the chains' other replicas: one per address.
 
-Messages of a turn leave together: one PEER frame per neighbour, or a few if they are large. What a
-broken link loses the cores send again, when told that it is up (``PeerUp``) or when time is up.
+Messages of a turn leave together: one PEER frame per neighbour, or a few if they are large. Copies
+for a syncing target, which nobody waits for, leave behind them, and not many in a frame: a
+neighbour handles a frame when it has all of it, and looks at its other connections between two.
+What a broken link loses the cores send again, when told that it is up (``PeerUp``) or when time is
+up.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from fs3 import dataplane
-from fs3.core.messages import Message
+from fs3.core.messages import Forward, Message
 from fs3.core.types import TargetId
 from fs3.log import get_logger
 from fs3.reactor import Reactor
@@ -22,14 +25,16 @@ from . import peerwire
 from .jobs import Payload
 
 _FRAME_BYTES = 8 << 20  # a frame is closed when its payload has reached this
+_COPIES_BYTES = 1 << 20  # or this, if it brings copies
 _FRAME_HEAD_BYTES = 1 << 20
 _log = get_logger(__name__)
 
 
 class _Frame:
-    """A PEER frame in the making."""
+    """A PEER frame in the making; ``full`` with so many bytes of payload."""
 
-    def __init__(self) -> None:
+    def __init__(self, full_bytes: int) -> None:
+        self._full_bytes = full_bytes
         self.head = bytearray()
         self.payloads: list[Payload] = []
         self.body_bytes = 0
@@ -42,7 +47,7 @@ class _Frame:
 
     @property
     def full(self) -> bool:
-        return self.body_bytes >= _FRAME_BYTES or len(self.head) >= _FRAME_HEAD_BYTES
+        return self.body_bytes >= self._full_bytes or len(self.head) >= _FRAME_HEAD_BYTES
 
 
 class Neighbours:
@@ -63,6 +68,7 @@ class Neighbours:
         self._address_of: Mapping[TargetId, str] = {}
         self._links: dict[str, FramePeer | RdmaPeer] = {}
         self._frames: dict[str, list[_Frame]] = {}
+        self._copies: dict[str, list[_Frame]] = {}
 
     def route(
         self,
@@ -72,6 +78,9 @@ class Neighbours:
     ) -> None:
         """Where targets are now; links to the ``wanted`` ones are opened, others closed.
 
+        New routing may say that a node has come back, and that a target there is to be brought up
+        to date: updates wait for it from now on, and so no link that is down waits to be tried.
+
         ``nodes``: what else is known of those at the addresses.
         """
         known = {node.data_address: node for node in nodes}
@@ -79,6 +88,8 @@ class Neighbours:
         addresses = {address_of[target] for target in wanted if target in address_of}
         for address in self._links.keys() - addresses:
             self._links.pop(address).close()
+        for link in self._links.values():
+            link.hurry()
         for address in addresses - self._links.keys():
             self._links[address] = self._open(address, known.get(address))
 
@@ -114,17 +125,22 @@ class Neighbours:
         address = self._address_of.get(message.route.destination)
         if address is None or address not in self._links:
             return
-        frames = self._frames.setdefault(address, [_Frame()])
-        if frames[-1].full:
-            frames.append(_Frame())
+        copy = isinstance(message, Forward) and message.copy
+        of_address, full_bytes = (
+            (self._copies, _COPIES_BYTES) if copy else (self._frames, _FRAME_BYTES)
+        )
+        frames = of_address.setdefault(address, [])
+        if not frames or frames[-1].full:
+            frames.append(_Frame(full_bytes))
         frames[-1].add(peerwire.encode(message), payload)
 
     def flush(self) -> None:
         """Everything sent so far leaves."""
-        if not self._frames:
+        if not self._frames and not self._copies:
             return
-        waiting, self._frames = self._frames, {}
-        for address, frames in waiting.items():
+        waiting = [*self._frames.items(), *self._copies.items()]
+        self._frames, self._copies = {}, {}
+        for address, frames in waiting:
             link = self._links.get(address)
             for frame in frames if link is not None else ():
                 assert link is not None

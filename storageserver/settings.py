@@ -34,7 +34,7 @@ class ResyncSettings:
     """Bringing a returning target up to date."""
 
     bytes_per_s: int = size(0, help="per target that is brought up to date; 0: unlimited")
-    window: int = setting(8, help="chunks under way at once")
+    window: int = setting(8, help="chunks under way at once while no client writes (2 MiB)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

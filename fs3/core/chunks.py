@@ -36,6 +36,11 @@ class ChunkMeta(NamedTuple):
     pending_checksum: int = 0
     pending_removed: bool = False  # the pending version is a removal
 
+    @property
+    def committed(self) -> ChunkMeta:
+        """Without what is pending."""
+        return ChunkMeta(*self[:4])
+
 
 class Tag(NamedTuple):
     """Which update this is, for ever: a retry carries the same tag and is applied once."""
@@ -68,6 +73,9 @@ class ChunkTable(Protocol):
 
     def channel(self, client: int, channel: int) -> ChannelRecord | None:
         """The newest update staged or committed on the channel, or None if none is known."""
+
+    def count(self) -> int:
+        """How many chunks it knows."""
 
     def scan(
         self, after: ChunkId | None, limit: int, *, owner: int | None = None

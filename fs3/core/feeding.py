@@ -13,6 +13,7 @@ from fs3.core.chunks import ChunkMeta, ChunkTable, UpdateKind
 from fs3.core.lane import Lane, Operation, Phase
 from fs3.core.limits import Limits
 from fs3.core.messages import Message, SyncChannels, SyncPage
+from fs3.core.pacing import Pacing
 from fs3.core.place import Place
 from fs3.core.resync import Resync
 from fs3.core.types import ChunkId, ChunkVersion
@@ -27,7 +28,11 @@ class Feeder:
         self, place: Place, table: ChunkTable, lanes: dict[ChunkId, Lane], limits: Limits
     ) -> None:
         assert place.successor is not None
-        self.resync = Resync(limits.resync_page, limits.resync_window)
+        self.resync = Resync(limits.resync_page)
+        self.pacing = Pacing(limits)
+        for chunk, lane in lanes.items():
+            if lane.operation is not None and lane.operation.phase is Phase.FORWARDED:
+                self.pacing.update_sent(chunk)
         self._successor = place.successor.target
         self._route = place.route(place.successor.target)
         self._table = table
@@ -37,7 +42,8 @@ class Feeder:
         self._passed_before = [
             lane.operation
             for lane in lanes.values()
-            if lane.operation is not None and lane.operation.phase is Phase.COMMITTING
+            if lane.operation is not None
+            and (lane.operation.phase is Phase.COMMITTING or lane.operation.was_taken_up)
         ]
 
     def heard(self, message: SyncPage | SyncChannels) -> None:
@@ -56,16 +62,23 @@ class Feeder:
             return [], []
         messages = self.resync.messages(self._route, self._table, now_ms)
         copies: list[Operation] = []
-        rate = self.rate_bytes_per_s
-        while (chunk := self.resync.next_chunk(now_ms, rate)) is not None:
+        while self.pacing.allows(now_ms, self.rate_bytes_per_s):
+            chunk = self.resync.next_chunk()
+            if chunk is None:
+                break
             lane = self._lanes.setdefault(chunk, Lane())
             if lane.operation is not None:
                 self.resync.finished(chunk)
             else:
                 lane.operation = self._copy(chunk)
-                self.resync.charge(lane.operation.staged_length)
+                self.pacing.started(chunk, lane.operation.staged_length)
                 copies.append(lane.operation)
         return messages, copies
+
+    def finished(self, copy: Operation) -> None:
+        """The successor has it."""
+        self.pacing.finished(copy.chunk)
+        self.resync.finished(copy.chunk)
 
     def _copy(self, chunk: ChunkId) -> Operation:
         meta = self._table.meta(chunk) or _NONE

@@ -49,6 +49,11 @@ class Operation:
     sent_at_ms: int = 0
     resend_after_ms: int = 0
 
+    @property
+    def was_taken_up(self) -> bool:
+        """Found pending when this replica started, and not yet known to be on stable storage."""
+        return self.exposed and self.phase is Phase.STAGING
+
     def stage(self, chain_version: ChainVersion) -> Stage:
         """What the store is to do."""
         return Stage(
@@ -85,6 +90,7 @@ class Operation:
             self.tag,
             self.sync,
             data,
+            self.resync,
         )
 
     def is_update_of(self, forward: Forward) -> bool:

@@ -15,6 +15,8 @@ class Limits:
     resend_ms: int = 500  # first wait for an acknowledgement; doubles
     resend_ms_max: int = 8000
     query_ms: int = 200  # wait for an Answer before the Query is sent again
-    resync_window: int = 8  # full chunks under way to a syncing successor
+    resync_window: int = 8  # full chunks under way to a syncing successor, when clients are quiet
+    resync_window_bytes: int = 2 << 20  # of them together, before one more starts
+    resync_flush_bytes: int = 16 << 20  # brought before a syncing replica writes them to its disk
     resync_page: int = 2000  # chunk records in one page
     resync_bytes_per_s: int = 0  # 0: as fast as it goes

@@ -46,6 +46,7 @@ class Forward(NamedTuple):
     tag: Tag | None
     sync: bool  # on stable storage before the acknowledgement
     data: Any
+    copy: bool = False  # of a resync: nobody waits for it; known to the sender only
 
 
 class Ack(NamedTuple):

@@ -10,7 +10,7 @@ sync from a neighbour that cannot reach him (:class:`Cuts`, at the manager).
   manager that restarts hears it again.
 * It counts when the accused has been heard since. One that is dead or stopped is not heard: its
   lease decides, as ever. Of one that has just come back nothing counts for a while, nor what it
-  says: the others have yet to find it.
+  says: the others have yet to find it. A manager that has just started cannot know who has.
 * Of two neighbours that serve, the one leaves that fewer of the chain's members reach; else the
   successor, as a syncing successor always does. So another one always serves. It gets no lease
   from then on, and leaves when the last one is surely over; until then nobody else of its chain is
@@ -97,7 +97,9 @@ class _Leaving(NamedTuple):
 class Cuts:
     """What the manager knows of links, and whom it takes out. Times are the manager's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, started_ms: int) -> None:
+        """``started_ms``: when this manager began to listen."""
+        self._first_ms = started_ms + RETURN_MS  # before, nothing that is said counts
         self._said: dict[NodeId, dict[NodeId, bool]] = {}  # by whom, of whom: was he heard since?
         self._counts_from_ms: dict[NodeId, int] = {}  # of those that came back lately
         self._cut: frozenset[Pair] = frozenset()
@@ -145,7 +147,7 @@ class Cuts:
         return stirred | {leaving.node for leaving in self._leaving.values()}
 
     def _counts_from(self, node: NodeId) -> int:
-        return self._counts_from_ms.get(node, 0)
+        return self._counts_from_ms.get(node, self._first_ms)
 
     def said_by(self, node: NodeId) -> tuple[NodeId, ...]:
         """Whom ``node`` does not reach, as it said last."""

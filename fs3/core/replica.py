@@ -42,7 +42,6 @@ from fs3.core.messages import Effect, Event, Message
 from fs3.core.parking import Parking
 from fs3.core.place import Place
 from fs3.core.resync import Resync
-from fs3.core.syncing import Syncing
 from fs3.core.types import Chain, ChunkId, ChunkVersion, LocalState, PublicState, TargetId
 from fs3.core.updates import Updates
 
@@ -50,6 +49,7 @@ __all__ = ["Limits", "Replica"]
 
 _NONE = ChunkMeta()
 _V0 = ChunkVersion(0)
+_TAKEN_UP = 0  # the number of the flush of what was taken up
 
 
 class Replica(Updates):
@@ -58,7 +58,6 @@ class Replica(Updates):
     def __init__(self, target: TargetId, chain: Chain, table: ChunkTable, limits: Limits) -> None:
         super().__init__(target, chain, table, limits)
         self._parking = Parking(limits)
-        self._syncing = Syncing(table, limits.resync_page)
         self._join_asked_ms = 0
 
     # --- who I am --------------------------------------------------------------------------------
@@ -89,8 +88,10 @@ class Replica(Updates):
     def start(self, now_ms: int) -> list[Effect]:
         """Take up what is stored: to be called once, before the first step.
 
-        A serving replica drives durable pending versions to their end: it was the last to serve,
-        and they may have been read. A syncing one forgets them: its predecessor knows better.
+        A serving replica drives pending versions to their end: it was the last to serve, and they
+        may have been read. First it syncs them: a crash may have come before the sync that their
+        clients wanted, and nobody may see what a power cut could still take back. A syncing replica
+        forgets them: its predecessor knows better.
         """
         effects: list[Effect] = []
         after: ChunkId | None = None
@@ -98,26 +99,40 @@ class Replica(Updates):
             after = page[-1][0]
             for chunk, meta in page:
                 if meta.pending_version:
-                    effects += self._take_up(chunk, meta, now_ms)
+                    effects += self._take_up(chunk, meta)
+        if self.lanes:
+            effects.append(m.Flush(_TAKEN_UP))
         return effects + self._begin_resync(now_ms)
 
-    def _take_up(self, chunk: ChunkId, meta: ChunkMeta, now_ms: int) -> list[Effect]:
+    def _take_up(self, chunk: ChunkId, meta: ChunkMeta) -> list[Effect]:
         if self.place.state is PublicState.SYNCING:
             return [m.Drop(chunk)]
-        operation = Operation(
+        self._lane(chunk).operation = Operation(
             chunk=chunk,
             kind=UpdateKind.REMOVE if meta.pending_removed else UpdateKind.REPLACE,
             version=meta.pending_version,
             staged_length=meta.pending_length,
             staged_checksum=meta.pending_checksum,
+            sync=True,
             exposed=True,
         )
-        self._lane(chunk).operation = operation
-        if self.place.feeds_syncing:
-            # Its tag is known to the store alone: the resync brings content and record together.
-            operation.phase = Phase.COMMITTING
-            return [m.Commit(chunk, operation.version, self.chain.version)]
-        return self._pass_on(operation, now_ms)
+        return []
+
+    def _on_flushed(self, number: int, now_ms: int) -> list[Effect]:
+        if number != _TAKEN_UP:
+            return self._syncing.on_flushed(number)
+        effects: list[Effect] = []
+        for lane in list(self.lanes.values()):
+            op = lane.operation
+            if op is None or not op.was_taken_up:
+                continue
+            if self.place.feeds_syncing:
+                # Its tag is known to the store alone: the resync brings content and record.
+                op.phase = Phase.COMMITTING
+                effects.append(m.Commit(op.chunk, op.version, self.chain.version))
+            else:
+                effects += self._pass_on(op, now_ms)
+        return effects
 
     def stop(self) -> list[Effect]:
         """Discard this core, for the shell's own reasons: whoever waits is refused."""
@@ -153,7 +168,7 @@ class Replica(Updates):
             case m.PeerUp():
                 return self._resend(event.target, now_ms)
             case m.Flushed():
-                return self._syncing.on_flushed(event.number)
+                return self._on_flushed(event.number, now_ms)
             case _:
                 return self._on_message(event, now_ms)
 
@@ -302,13 +317,17 @@ class Replica(Updates):
         return effects + self._pump_resync(now_ms)
 
     def _resend(self, target: TargetId, now_ms: int) -> list[Effect]:
+        """The link to ``target`` is new: what was sent on the one before may be lost."""
         if self.place.successor is None or self.place.successor.target != target:
             return []
-        return [
+        effects: list[Effect] = [
             self._forward(lane.operation, now_ms)
             for lane in self.lanes.values()
             if lane.operation is not None and lane.operation.phase is Phase.FORWARDED
         ]
+        if self._feeder is not None:
+            self._feeder.resync.ask_again()
+        return effects + self._pump_resync(now_ms)
 
     # --- resync ----------------------------------------------------------------------------------
 
@@ -324,7 +343,7 @@ class Replica(Updates):
         if self.place.state is not PublicState.SYNCING:
             return []
         if isinstance(message, m.SyncRequest):
-            return self._syncing.on_request(message, self.place)
+            return self._syncing.on_request(message, self.place, self.lanes)
         if isinstance(message, m.SyncChannels):
             return self._syncing.on_channels(message, self.place)
         return self._syncing.on_done()

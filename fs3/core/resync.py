@@ -26,13 +26,14 @@ from fs3.core.types import ChunkId
 
 _ASK_AGAIN_MS = 1000
 _CHANNELS_PER_PAGE = 1000
+_PAGE_MIN = 256  # records; where nothing differs pages grow
 
 
 def differing(
     mine: Sequence[tuple[ChunkId, ChunkMeta]], theirs: Sequence[tuple[ChunkId, ChunkMeta]]
 ) -> list[ChunkId]:
     """The chunks to bring or to remove, removals first, of two pages over the same range."""
-    has = dict(theirs)
+    has = {chunk: meta for chunk, meta in theirs if meta.version or meta.pending_version}
     committed = {chunk: meta for chunk, meta in mine if meta.version}
     removals = [chunk for chunk in has if chunk not in committed]
     copies = [chunk for chunk, meta in committed.items() if not _same(meta, has.get(chunk))]
@@ -58,14 +59,13 @@ class _Stage(Enum):
 class Resync:
     """The source's side of one resync, in one chain version."""
 
-    def __init__(self, page: int, window: int) -> None:
-        self._page = page
-        self._window = window
+    def __init__(self, page: int) -> None:
+        self._page_max = page
+        self._page = min(page, _PAGE_MIN)
         self._stage = _Stage.COMPARE
         self._round = 1
         self._after = b""
         self._compared = 0
-        self._total = 0
         self._last_page = False
         self._asked_at_ms: int | None = None
         self._dirty = False
@@ -75,18 +75,11 @@ class Resync:
         self._awaited: set[ChunkId] = set()  # different, but an update is on its way
         self._channels_after: tuple[int, int] = (-1, -1)
         self._channels_end = False
-        self._allowance_bytes = 0.0
-        self._allowed_at_ms: int | None = None
 
     @property
     def done(self) -> bool:
         """The syncing replica has everything."""
         return self._stage is _Stage.DONE
-
-    @property
-    def progress(self) -> tuple[int, int]:
-        """Chunks compared in this round, and how many the last round had."""
-        return self._compared, max(self._total, self._compared)
 
     def messages(self, route: Route, table: ChunkTable, now_ms: int) -> list[Message]:
         """What to send now; called often, asks again only after a while."""
@@ -98,7 +91,7 @@ class Resync:
             self._reached.clear()
         self._asked_at_ms = now_ms
         if self._stage is _Stage.COMPARE:
-            done, total = self.progress
+            done, total = self._compared, max(table.count(), self._compared)
             return [SyncRequest(route, self._round, self._after, self._page, done, total)]
         if self._stage is _Stage.CHANNELS:
             after = None if self._channels_after == (-1, -1) else self._channels_after
@@ -110,13 +103,17 @@ class Resync:
             self._stage = _Stage.DONE
         return [SyncDone(route)]
 
+    def ask_again(self) -> None:
+        """What was asked last may be lost: ask at once."""
+        if self._asked_at_ms is not None:
+            self._asked_at_ms = -_ASK_AGAIN_MS
+
     def _advance(self) -> None:
         """A page is dealt with when all it asked for has been brought."""
         if self._stage is not _Stage.COMPARE or not self._last_page:
             return
         if self._todo or self._under_way or self._awaited:
             return
-        self._total = self._compared
         self._last_page = False
         self._after = b""
         self._asked_at_ms = None
@@ -158,6 +155,7 @@ class Resync:
             elif chunk not in self._reached:
                 self._todo.append(chunk)
         self._dirty = self._dirty or bool(self._todo)
+        self._page = min(_PAGE_MIN if self._todo else self._page * 2, self._page_max)
         self._compared += len(mine)
         self._asked_at_ms = None
         if end is None:
@@ -173,29 +171,19 @@ class Resync:
             if self._channels_end:
                 self._stage = _Stage.DONE
 
-    def next_chunk(self, now_ms: int, rate_bytes_per_s: int) -> ChunkId | None:
-        """The next chunk to bring, if the window and the rate (0: any) allow one now."""
-        if rate_bytes_per_s:
-            since = now_ms - (self._allowed_at_ms if self._allowed_at_ms is not None else now_ms)
-            self._allowed_at_ms = now_ms
-            earned = self._allowance_bytes + since * rate_bytes_per_s / 1000
-            self._allowance_bytes = min(earned, float(rate_bytes_per_s))
-            if self._allowance_bytes < 0:
-                return None
-        if not self._todo or len(self._under_way) >= self._window:
-            return None
-        chunk = self._todo.popleft()
-        self._under_way.add(chunk)
-        return chunk
-
-    def charge(self, length_bytes: int) -> None:
-        """A chunk of this length is being brought."""
-        self._allowance_bytes -= length_bytes
+    def next_chunk(self) -> ChunkId | None:
+        """The next chunk to bring; None: there is none now."""
+        while self._todo:
+            chunk = self._todo.popleft()
+            if chunk not in self._reached:
+                self._under_way.add(chunk)
+                return chunk
+        return None
 
     def reached(self, chunk: ChunkId) -> None:
         """The syncing replica has acknowledged the chunk as it is here."""
         self._awaited.discard(chunk)
-        if self._stage is _Stage.COMPARE and self._asked_at_ms is not None:
+        if self._stage is _Stage.COMPARE:
             self._reached.add(chunk)
 
     def finished(self, chunk: ChunkId) -> None:

@@ -19,6 +19,7 @@ from fs3.core.limits import Limits
 from fs3.core.link import IncomingLink, OutgoingLink
 from fs3.core.messages import Effect
 from fs3.core.place import Place
+from fs3.core.syncing import Syncing
 from fs3.core.types import Chain, ChunkId, ChunkVersion, PublicState, TargetId
 
 _NONE = ChunkMeta()
@@ -38,6 +39,7 @@ class Updates:
         self._incoming = IncomingLink()
         self._outgoing = OutgoingLink()
         self._reads = DirtyReads(table, limits, self.serves)
+        self._syncing = Syncing(table, limits)
         self._feeder: Feeder | None = None
         self._joined = True  # the predecessor is in this chain version, or has no say
         self._discarded = False
@@ -140,6 +142,8 @@ class Updates:
         assert successor is not None
         op.link_sequence = op.link_sequence or self._outgoing.open()
         op.sent_at_ms = now_ms
+        if self._feeder is not None and not op.resync:
+            self._feeder.pacing.update_sent(op.chunk)
         route, settled = self.place.route(successor.target), self._outgoing.settled
         whole = successor.state is PublicState.SYNCING
         return m.Send(op.forward(route, settled, whole=whole))
@@ -242,6 +246,8 @@ class Updates:
         self._outgoing.close(op.link_sequence)
         if self._feeder is not None:
             self._feeder.resync.reached(op.chunk)
+            if not op.resync:
+                self._feeder.pacing.update_ended(op.chunk, now_ms)
         if op.resync:
             return self._finish_copy(op, now_ms)
         op.phase = Phase.COMMITTING
@@ -263,6 +269,8 @@ class Updates:
             return [m.Fault(f"commit of chunk {done.chunk.hex()} failed: {done.code.name}")]
         effects = self._answer_all(op, Code.OK, "")
         effects += self._reads.settled(op.chunk, self.place, now_ms)
+        if self.place.state is PublicState.SYNCING:
+            effects += self._syncing.brought(op.staged_length)
         return effects + self._release(op, now_ms)
 
     def _fail(self, op: Operation, code: Code, detail: str, now_ms: int) -> list[Effect]:
@@ -319,5 +327,5 @@ class Updates:
 
     def _finish_copy(self, op: Operation, now_ms: int) -> list[Effect]:
         if self._feeder is not None:
-            self._feeder.resync.finished(op.chunk)
+            self._feeder.finished(op)
         return self._release(op, now_ms) + self._pump_resync(now_ms)

@@ -86,6 +86,12 @@ class FramePeer:
         if self._connection is not None and time.monotonic() - self._up_at_s > older_than_s:
             self._connection.close()
 
+    def hurry(self) -> None:
+        """There is news: if the link waits to be tried again, try now."""
+        if self._timer is not None and self._connecting is None:
+            self._stop_timer()
+            self._look_up()
+
     def close(self) -> None:
         """For good; ``on_state`` is not called. Idempotent."""
         self._closed = True

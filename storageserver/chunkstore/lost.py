@@ -99,6 +99,10 @@ class LostStore:
         del buffers, pending, verify
         return [ReadResult(Code.DISK, detail=self._reason)] * len(pieces)
 
+    def count(self) -> int:
+        """Nothing."""
+        return 0
+
     def scan(
         self, after: ChunkId | None, limit: int, *, owner: int | None = None
     ) -> list[tuple[ChunkId, ChunkMeta]]:

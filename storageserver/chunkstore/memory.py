@@ -321,6 +321,10 @@ class MemoryChunkStore:
                 buffer[position - offset] ^= 1
         return ReadResult(Code.OK, len(part), ChunkVersion(version.version), crc32c(part))
 
+    def count(self) -> int:
+        """How many chunks there are."""
+        return len(self._entries)
+
     def scan(
         self, after: ChunkId | None, limit: int, *, owner: int | None = None
     ) -> list[tuple[ChunkId, ChunkMeta]]:

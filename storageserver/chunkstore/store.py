@@ -379,6 +379,10 @@ class DiskChunkStore(Locating):
             return [ReadResult(Code.DISK, detail=self._health.failed)] * len(pieces)
         return self._reader.read(pieces, buffers, pending=pending, verify=verify)
 
+    def count(self) -> int:
+        """How many chunks there are."""
+        return len(self._index)
+
     def scan(
         self, after: ChunkId | None, limit: int, *, owner: int | None = None
     ) -> list[tuple[ChunkId, ChunkMeta]]:

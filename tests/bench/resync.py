@@ -8,8 +8,8 @@ is emptied and filled again by resync:
 - **copy**: the same bytes by a bare sender and receiver over the loopback, into a file, with one
   sync at the end. What the machine can do.
 - **resync**: from the moment the target syncs to the moment it serves, without clients.
-- **clients**: a client that reads and writes 1 MiB in turn, without a resync and during one; its
-  throughput and its worst latency. Without: the same chain, its second replica away.
+- **clients**: a client that reads and writes 1 MiB in turn: its throughput and its worst latency
+  when both replicas serve, when the second is away, and during a resync.
 
 Ratios within one round count; other processes on the machine disturb absolute numbers.
 """
@@ -183,8 +183,10 @@ def measure(
     copy_s = plain_copy(source, scratch, length)
     empty(cluster)
     alone_s = resync(cluster)
+    with Load(client, files) as whole:
+        time.sleep(BASELINE_S)
     empty(cluster)
-    with Load(client, files) as without:
+    with Load(client, files) as away:
         time.sleep(BASELINE_S)
     with Load(client, files) as during:
         loaded_s = resync(cluster)
@@ -193,10 +195,13 @@ def measure(
         "resync MiB/s": mib / alone_s,
         "resync/copy": copy_s / alone_s,
         "resync with client MiB/s": mib / loaded_s,
-        "client without MiB/s": without.mib_per_s,
+        "client, both serve, MiB/s": whole.mib_per_s,
+        "client, one away, MiB/s": away.mib_per_s,
         "client during MiB/s": during.mib_per_s,
-        "client during/without": during.mib_per_s / without.mib_per_s,
-        "worst ms without": max(without.latencies_s) * 1000,
+        "client during/both serve": during.mib_per_s / whole.mib_per_s,
+        "client during/one away": during.mib_per_s / away.mib_per_s,
+        "worst ms, both serve": max(whole.latencies_s) * 1000,
+        "worst ms, one away": max(away.latencies_s) * 1000,
         "worst ms during": max(during.latencies_s) * 1000,
         "median ms during": statistics.median(during.latencies_s) * 1000,
         "ms of one chunk's resync": 1000 * alone_s / mib,

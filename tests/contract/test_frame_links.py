@@ -7,6 +7,7 @@ import pytest
 from frame_peers import CLUSTER, COUNT, PATTERN, Server, unused_address
 
 from fs3.reactor import Reactor
+from fs3.transport import peer
 from fs3.transport.tcp import open_frame_peer
 
 
@@ -85,6 +86,28 @@ def test_what_is_sent_on_a_link_that_is_down_is_dropped_and_released():
         assert released.wait(10)
         link.close()
         assert link.states == []
+
+
+def test_a_link_that_waits_to_be_tried_again_is_tried_at_once_when_there_is_news(monkeypatch):
+    """Else updates for a target that has just come back would wait for the back-off to end."""
+    monkeypatch.setattr(peer, "_BACKOFF_S_MIN", 3600.0)
+    monkeypatch.setattr(peer, "_BACKOFF_S_MAX", 3600.0)
+    waits, retry_later = threading.Event(), peer.FramePeer._retry_later
+
+    def note(self, reason):
+        retry_later(self, reason)
+        waits.set()
+
+    monkeypatch.setattr(peer.FramePeer, "_retry_later", note)
+    with socket.socket() as neighbour:
+        link = Link(unused_address(neighbour))
+        assert waits.wait(60)
+        neighbour.listen()
+        link.reactor.call_soon(lambda: link.peer.hurry())
+        link.wait_for([True])
+        link.reactor.call_soon(lambda: link.peer.hurry())  # nothing waits: nothing happens
+        link.close()
+    assert link.states == [True]
 
 
 def test_a_link_to_the_wrong_cluster_is_told_and_backs_off(server):

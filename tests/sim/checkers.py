@@ -56,14 +56,19 @@ class Checker:
         targets = [replica.target for replica in core.chain.serving]
         if TargetId(number) not in targets:
             return
-        for target in targets[targets.index(TargetId(number)) + 1 :]:
+        place = targets.index(TargetId(number))
+        for at, target in enumerate(targets):
             other = self._cluster.nodes[int(target)]
             if other.core is None or other.core.chain.version != core.chain.version:
                 continue
             theirs = self._copy(int(target), chunk)
-            if theirs != mine:
+            if theirs != mine and at > place:
                 raise Violation(
                     f"node {number} has committed {mine} before node {target}, which has {theirs}"
+                )
+            if theirs != mine and theirs[0] == mine[0]:
+                raise Violation(
+                    f"two values of one version: {mine} on node {number}, {theirs} on {target}"
                 )
 
     def _copy(self, number: int, chunk: bytes) -> tuple[int, bytes | None]:

@@ -1,19 +1,26 @@
 """Clients: one operation after another, with routing that is old until somebody says so.
 
-A client keeps an update's tag through all its tries. When it gives up, the operation stays open in
-the history: it may have happened, or may happen yet.
+An operation is a batch of one item. Whom to ask, when again and when to give up, and which reads
+are asked twice, is decided by the core of the native client (fs3/core/request.py); here is its
+shell. An update keeps its tag through all its tries. When it is given up, the operation stays open
+in the history: it may have happened, or may happen yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from fs3.checksum import crc32c
 from fs3.core import messages as m
 from fs3.core.chunks import Tag, UpdateKind
-from fs3.core.codes import TABLE, Code, Retry
-from fs3.core.types import Chain, ChainVersion, ChunkId, chunk_id
+from fs3.core.codes import Code
+from fs3.core.pace import Pace
+from fs3.core.request import Batch, Limits, Send
+from fs3.core.request import Operation as Kind
+from fs3.core.types import Chain, ChainVersion, ChunkId, NodeId, chunk_id
 
 from .linearizability import Operation, Update
 from .manager import Manager
@@ -28,6 +35,20 @@ class Cluster(Protocol):
 
     nodes: dict[int, Node]
     manager: Manager
+
+
+_PATIENT_MS = 1 << 30
+
+
+@dataclass(slots=True)
+class _Task:
+    """The operation under way."""
+
+    chunk: ChunkId
+    operation: Operation
+    event: m.Write | None
+    batch: Batch
+    sent_ms: dict[int, int]  # requests that may still be answered, and when they left
 
 
 class Client:
@@ -49,12 +70,19 @@ class Client:
         self._network = network
         self._cluster = cluster
         self._histories = histories
-        self._chain: Chain = cluster.manager.chain
+        chain: Chain = cluster.manager.chain
+        self._chains = {chain.chain: chain}
+        self._pace = Pace(settings.hedges)
         self._left = settings.operations
         self._sequence = 0
-        self._try = 0  # the one that is under way; answers to others are too late
         self._patient = False
-        self.idle = True
+        self._task: _Task | None = None
+        self._wake = 0  # the alarm that is set; earlier ones ring in vain
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way."""
+        return self._task is None
 
     def start(self) -> None:
         """Begin with the first operation."""
@@ -70,7 +98,7 @@ class Client:
         self._begin(chunk, None)
 
     def _think(self) -> None:
-        self.idle = True
+        self._task = None
         if self._left > 0:
             delay_ms = self._world.random.randint(0, self._settings.think_ms_max)
             self._world.after(delay_ms, self._choose)
@@ -101,111 +129,147 @@ class Client:
         return Update(kind, length=random.randint(0, 12))
 
     def _begin(self, chunk: ChunkId, update: Update | None) -> None:
-        self.idle = False
         operation = Operation(self._number, self._world.events, update)
         self._histories.setdefault(chunk, []).append(operation)
         self._world.note(self.name, f"wants {update or 'to read'} of #{chunk[-1]}")
-        event: m.Write | None = None
-        if update is not None:
-            self._sequence += 1
-            tag = Tag(self._number, 1, self._sequence)
-            brings = update.kind in (UpdateKind.WRITE, UpdateKind.CREATE)
-            length = len(update.data) if brings else update.length
-            data = update.data if brings else None
-            sync = self._world.chance(self._settings.sync)
-            version = ChainVersion(0)
-            event = m.Write(
-                None,
-                version,
-                chunk,
-                update.kind,
-                update.offset,
-                length,
-                crc32c(update.data),
-                tag,
-                sync,
-                data,
-            )
-        self._attempt(chunk, operation, event, self._world.now_ms + self._settings.give_up_ms)
+        event = self._event(chunk, update) if update is not None else None
+        length = event.length if event is not None and event.data is not None else 64
+        now_ms = self._world.now_ms
+        batch = Batch(
+            Kind.READ if update is None else Kind.WRITE,
+            np.full(1, next(iter(self._chains)), np.uint32),
+            np.full(1, length, np.uint32),
+            now_ms,
+            self._limits(),
+            self._world.random.randrange(12),  # whose turn it is among equals: as if others asked
+            self._pace,
+        )
+        self._task = _Task(chunk, operation, event, batch, {})
+        self._go_on()
 
-    def _attempt(
-        self, chunk: ChunkId, operation: Operation, event: m.Write | None, give_up_ms: int
-    ) -> None:
-        """Ask the right node of the chain as this client knows it."""
-        world = self._world
-        if world.now_ms >= give_up_ms and not self._patient:
-            world.note(self.name, "gives up")
-            self._try += 1
-            self._think()
-            return
-        self._try += 1
-        number = self._try
+    def _limits(self) -> Limits:
+        settings = self._settings
+        return Limits(
+            deadline_ms=_PATIENT_MS if self._patient else settings.give_up_ms,
+            request_ms=settings.try_ms,
+            look_ms=settings.look_ms,
+            avoid_ms=settings.avoid_ms,
+            pause_max_ms=settings.pause_ms_max,
+        )
 
-        def again(pause_ms: int, refresh: bool) -> None:
-            if number == self._try:
-                self._try += 1
-                if refresh:
-                    self._refresh()
-                world.after(pause_ms, lambda: self._attempt(chunk, operation, event, give_up_ms))
+    def _event(self, chunk: ChunkId, update: Update) -> m.Write:
+        self._sequence += 1
+        brings = update.kind in (UpdateKind.WRITE, UpdateKind.CREATE)
+        return m.Write(
+            None,
+            ChainVersion(0),
+            chunk,
+            update.kind,
+            update.offset,
+            len(update.data) if brings else update.length,
+            crc32c(update.data),
+            Tag(self._number, 1, self._sequence),
+            self._world.chance(self._settings.sync),
+            update.data if brings else None,
+        )
 
-        def answered(code: Code, value: bytes | None, result: tuple[int, int]) -> None:
-            if number == self._try:
-                self._answered(operation, code, value, result, again)
+    def _go_on(self) -> None:
+        """Send what is due, give up what is overdue, and look again when it is time."""
+        task, world = self._task, self._world
+        assert task is not None
+        batch = task.batch
+        if batch.refresh:
+            batch.refresh = False
+            self._refresh()
+        for number in batch.overdue(world.now_ms):
+            world.note(self.name, f"gives request {number} up")
+            self._lost(task, number)
+        sends = batch.sends(self._chains, {}, world.now_ms)
+        for send in sends + batch.hedges({}, world.now_ms):
+            self._ask(task, send)
+        if batch.finished:
+            self._end(task)
+        else:
+            self._wake += 1
+            wake = self._wake
+            world.after(batch.wake_ms(world.now_ms) - world.now_ms, lambda: self._ring(wake))
 
-        self._ask(chunk, event, answered)
-        world.after(self._settings.try_ms, lambda: again(0, True))
+    def _ring(self, wake: int) -> None:
+        if wake == self._wake and self._task is not None:
+            self._go_on()
 
-    def _ask(
-        self,
-        chunk: ChunkId,
-        event: m.Write | None,
-        answered: Callable[[Code, bytes | None, tuple[int, int]], None],
-    ) -> None:
-        serving = self._chain.serving
-        if not serving:
-            return
-        replica = serving[0] if event is not None else self._world.random.choice(serving)
-        node = self._cluster.nodes[int(replica.target)]
-        version = self._chain.version
-        self._world.note(self.name, f"asks {node.name} at chain version {version}")
+    def _end(self, task: _Task) -> None:
+        code = Code(int(task.batch.codes[0]))
+        self._world.note(self.name, f"ends with {code.name}")
+        if code is Code.OK:
+            task.operation.returned_at = self._world.events
+        self._think()
+
+    def _ask(self, task: _Task, send: Send) -> None:
+        world, network = self._world, self._network
+        node = self._cluster.nodes[int(send.node)]
+        version = ChainVersion(int(send.chain_versions[0]))
+        world.note(self.name, f"asks {node.name} at chain version {version}: {send.number}")
+        task.sent_ms[send.number] = world.now_ms
 
         def answer(
             code: Code, value: bytes | None = None, result: tuple[int, int] = (0, 0)
         ) -> None:
-            self._network.send(node.name, self.name, lambda: answered(code, value, result))
+            network.send(
+                node.name, self.name, lambda: self._answered(task, send, code, value, result)
+            )
 
         def arrive() -> None:
-            if event is not None:
-                node.write(version, event, answer)
+            if not node.up and world.chance(0.5):  # its machine says that nobody listens there
+                network.send(node.name, self.name, lambda: self._broken(task, send.number))
+            elif task.event is not None:
+                node.write(version, task.event, answer)
             else:
-                node.read(version, chunk, answer)
+                node.read(version, task.chunk, answer)
 
-        self._network.send(self.name, node.name, arrive)
+        network.send(self.name, node.name, arrive)
 
     def _answered(
         self,
-        operation: Operation,
+        task: _Task,
+        send: Send,
         code: Code,
         value: bytes | None,
         result: tuple[int, int],
-        again: Callable[[int, bool], None],
     ) -> None:
-        self._world.note(self.name, f"hears {code.name} {value if not operation.update else ''}")
-        if code is Code.OK:
-            operation.returned_at = self._world.events
-            operation.value, operation.result = value, result
-        elif code is Code.STALE_UPDATE:
+        if send.number not in task.sent_ms or task is not self._task:
+            return  # given up, or answered before
+        sent_ms, now_ms = task.sent_ms.pop(send.number), self._world.now_ms
+        self._world.note(self.name, f"hears {code.name} {value if task.event is None else ''}")
+        if code is Code.STALE_UPDATE:
             raise Violation(f"{self.name}'s newest update is called stale")
-        elif TABLE[code].retry is not Retry.NEVER:
-            again(self._world.random.choice([0, 10, 100]), code is not Code.BUSY)
-            return
-        self._try += 1
-        self._think()
+        if task.event is None:
+            self._pace.answered(NodeId(send.node), send.bytes, now_ms - sent_ms, now_ms)
+        counts = task.batch.replied(send.number, np.full(1, code, np.uint32), now_ms)
+        if counts and code is Code.OK:
+            task.operation.value, task.operation.result = value, result
+        for number in task.batch.cancelled:
+            task.sent_ms.pop(number, None)
+        task.batch.cancelled.clear()
+        self._go_on()
+
+    def _broken(self, task: _Task, number: int) -> None:
+        """The connection has broken."""
+        if number in task.sent_ms and task is self._task:
+            self._world.note(self.name, f"loses request {number}")
+            self._lost(task, number)
+            self._go_on()
+
+    def _lost(self, task: _Task, number: int) -> None:
+        task.sent_ms.pop(number)
+        task.batch.lost(number, self._world.now_ms)
 
     def _refresh(self) -> None:
         def back(chain: Chain) -> None:
-            if chain.version > self._chain.version:
-                self._chain = chain
+            if chain.version > self._chains[chain.chain].version:
+                self._chains = {chain.chain: chain}
+                if self._task is not None:
+                    self._go_on()
 
         def there() -> None:
             manager = self._cluster.manager

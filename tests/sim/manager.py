@@ -69,7 +69,7 @@ class Manager:
         self._leases = NodeLeases(self._settings.lease_ms, self._clock_ms())
         self._local: dict[TargetId, LocalState] = {}
         self._sequences: dict[NodeId, int] = {}
-        self._cuts = Cuts()
+        self._cuts = Cuts(self._clock_ms())
         self._tick(self._epoch)
 
     def _clock_ms(self) -> int:

@@ -51,6 +51,10 @@ class Settings:
     push: float  # chain changes that nodes hear of at once
     limits: Limits
     creates: float  # share of updates that are to happen only if the chunk is not there
+    look_ms: int  # clients that wait look so often for newer routing
+    avoid_ms: int  # and read from a node that lost a request last, for so long
+    pause_ms_max: int  # and wait at most so long before they try again
+    hedges: float  # share of reads that may be asked twice, if they are late
 
 
 def draw(seed: int) -> Settings:
@@ -62,6 +66,7 @@ def draw(seed: int) -> Settings:
 
     power = r.random() < 0.25
     delay_min_ms = r.choice([0, 1, 1, 5])
+    client = Random(f"client {seed}")
     return Settings(
         replicas=r.choice([1, 2, 2, 3, 3, 3, 4]),
         spares=r.choice([0, 0, 1]),
@@ -96,12 +101,17 @@ def draw(seed: int) -> Settings:
         odd_updates=r.choice([0.0, 0.2, 0.5]),
         fresh=r.choice([0.0, 0.3, 1.0]),
         push=r.choice([0.0, 0.7, 1.0]),
-        limits=_limits(r),
+        limits=_limits(r, Random(f"limits {seed}")),
         creates=maybe(0.4, 0.3, 0.8),  # last: what is drawn before is what it always was
+        look_ms=client.choice([50, 300, 1000]),
+        avoid_ms=client.choice([0, 100, 1000]),
+        pause_ms_max=client.choice([10, 100, 500]),
+        hedges=client.choice([0.0, 0.05, 1.0]),
     )
 
 
-def _limits(r: Random) -> Limits:
+def _limits(r: Random, later: Random) -> Limits:
+    """``later``: for what has been added since, so that ``r`` draws what it always drew."""
     if r.random() < 0.5:
         return Limits(resend_ms=200, resend_ms_max=1000)
     return Limits(
@@ -114,4 +124,6 @@ def _limits(r: Random) -> Limits:
         resync_window=r.choice([1, 2, 8]),
         resync_page=r.choice([1, 2, 2000]),
         resync_bytes_per_s=r.choice([0, 0, 50]),
+        resync_window_bytes=later.choice([1, 20, 2 << 20]),
+        resync_flush_bytes=later.choice([1, 20, 16 << 20]),
     )

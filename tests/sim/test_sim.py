@@ -45,6 +45,18 @@ def test_what_was_found_once_stays_fixed(seed: int) -> None:
     check([seed])
 
 
+@pytest.mark.parametrize(
+    ("world", "seed"),
+    [
+        # What a returning replica took up was read, and a power cut took it back
+        # (test_what_is_taken_up_is_synced_before_anybody_sees_it).
+        ("up_to_date_before_the_flush", 45),
+    ],
+)
+def test_what_was_found_in_the_world_of_a_planted_bug_stays_fixed(world: str, seed: int) -> None:
+    assert simulate(seed, settings=settings_of(world, seed)).problem is None
+
+
 def test_a_seed_tells_the_same_story_under_any_hash_seed() -> None:
     program = (
         "from tests.sim.simulation import simulate\n"

@@ -11,6 +11,8 @@ import heapq
 from collections.abc import Callable
 from random import Random
 
+_MOMENT_EVENTS_MAX = 20_000
+
 
 class Violation(AssertionError):
     """A promise was broken."""
@@ -29,6 +31,7 @@ class World:
         self._digest = hashlib.blake2b(digest_size=16) if digest or tell else None
         self._heap: list[tuple[int, int, Callable[[], None]]] = []
         self._number = 0
+        self._in_a_row = 0  # things that happened at this moment
 
     def after(self, delay_ms: int, thing: Callable[[], None]) -> None:
         """Do ``thing`` in so many milliseconds."""
@@ -40,7 +43,11 @@ class World:
         while self._heap and self._heap[0][0] <= until_ms:
             if done is not None and done():
                 return True
-            self.now_ms, _, thing = heapq.heappop(self._heap)
+            at_ms, _, thing = heapq.heappop(self._heap)
+            self._in_a_row = self._in_a_row + 1 if at_ms == self.now_ms else 0
+            if self._in_a_row > _MOMENT_EVENTS_MAX:
+                raise Violation(f"time stands still at {at_ms} ms: somebody asks for ever")
+            self.now_ms = at_ms
             self.events += 1
             thing()
         self.now_ms = until_ms

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from test_manager import ALL_SERVE, SURE_END_MS, Cluster
 
+from fs3.core.reach import RETURN_MS
 from fs3.core.types import NodeId
 
 
@@ -17,6 +18,7 @@ def cluster() -> Cluster:
     for node in made.targets:
         made.register(node)
     made.manager.create_chains(3, 1)
+    made.pass_ms(RETURN_MS)
     made.beat_all()
     return made
 
@@ -72,6 +74,18 @@ def test_a_node_that_died_is_taken_out_and_none_of_those_who_miss_it(cluster: Cl
             assert cluster.beat(node, unreachable=[1]).leases
         cluster.manager.tick()
     assert cluster.states() == "21:SERVING 31:SERVING 11:OFFLINE"
+
+
+def test_a_manager_that_has_just_started_takes_nobody_out_whom_others_have_yet_to_find(
+    cluster: Cluster,
+) -> None:
+    """Node 2 came back just before; its neighbour's link to it still waits to be tried again."""
+    cluster.start_manager()
+    tell(cluster, RETURN_MS - 500, {1: [2]})
+    assert cluster.states() == ALL_SERVE
+    assert cluster.beat(2).leases
+    tell(cluster, 2 * SURE_END_MS, {1: [2]})
+    assert cluster.states() == "11:SERVING 31:SERVING 21:SYNCING"
 
 
 def test_what_was_held_back_goes_on_when_nobody_complains_any_more(cluster: Cluster) -> None:

@@ -87,7 +87,7 @@ class World:
     """A manager of one chain whose targets are all up, and say so."""
 
     def __init__(self, *states: PublicState) -> None:
-        self.cuts = Cuts()
+        self.cuts = Cuts(-RETURN_MS)
         self.chain = chain(*states)
         self.local: dict[TargetId, LocalState] = {}
         self.now_ms = 0
@@ -237,7 +237,7 @@ def test_those_who_lose_each_other_again_must_be_in_touch_for_longer_each_time()
 def test_of_a_node_that_has_just_come_back_nothing_counts_until_the_others_can_have_found_it() -> (
     None
 ):
-    cuts = Cuts()
+    cuts = Cuts(-RETURN_MS)
     cuts.say(NodeId(1), [NodeId(2)])
     cuts.say(NodeId(2), [])
     assert cuts.settle(0) == {1, 2}

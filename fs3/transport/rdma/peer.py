@@ -159,6 +159,10 @@ class RdmaPeer:
         """See :meth:`FramePeer.renew`: the queue pair ends with the connection."""
         self._tcp.renew(older_than_s)
 
+    def hurry(self) -> None:
+        """See :meth:`FramePeer.hurry`."""
+        self._tcp.hurry()
+
     def close(self) -> None:
         """For good; ``on_state`` is not called. Idempotent."""
         self._closed = True
