@@ -206,8 +206,9 @@ class DiskChunkStore(Locating):
                 self._allocator.release(pending.version.size_class, pending.version.block)
             return
         for chunk, pending in staged.items():
-            self._forget_pending(chunk)
+            old = index.pendings.get(chunk)
             index.put(chunk, before[chunk], pending)
+            self._let_go(old)
             if pending.tag:
                 record = channel_record(chunk, pending, pending=True)
                 index.pending_channels[pending.tag[:2]] = record
@@ -259,13 +260,9 @@ class DiskChunkStore(Locating):
         if not self._write(operations):
             return
         for chunk, (version, pending) in ready.items():
-            self._epochs.replaced(chunk, self._committed(chunk), undos[chunk])
             if pending.tag:
                 self._index.pending_channels.pop(pending.tag[:2], None)
-            if pending.removed:
-                self._remove(chunk)
-            else:
-                self._index.put(chunk, version, None)
+            self._replace(chunk, None if pending.removed else version, None, undos[chunk])
 
     def drop(self, chunks: Sequence[ChunkId]) -> None:
         """Forget pending versions."""
@@ -281,24 +278,24 @@ class DiskChunkStore(Locating):
             if not self._write(operations):
                 return
             for chunk, committed in dropped.items():
-                self._forget_pending(chunk)
+                pending = self._index.pendings[chunk]
                 if committed.version:
                     self._index.put(chunk, committed, None)
                 else:
-                    self._remove(chunk)
+                    self._replace(chunk, None, None, ())
+                self._let_go(pending)
 
     def discard(self, chunks: Sequence[ChunkId]) -> list[ChunkId]:
         """Remove committed chunks that have no pending version, in one batch."""
         with self._lock:
-            index, epochs = self._index, self._epochs
+            index = self._index
             there = dict.fromkeys(c for c in chunks if c in index.row_of)
             gone = [(c, self._committed(c)) for c in there if c not in index.pendings]
-            undos = [epochs.new_undo(chunk, version) for chunk, version in gone]
+            undos = [self._epochs.new_undo(chunk, version) for chunk, version in gone]
             if not gone or not self._write([(chunk_key(chunk), None) for chunk, _ in gone]):
                 return []
-            for (chunk, version), undo in zip(gone, undos, strict=True):
-                epochs.replaced(chunk, version, undo)
-                self._remove(chunk)
+            for (chunk, _), undo in zip(gone, undos, strict=True):
+                self._replace(chunk, None, None, undo)
             return [chunk for chunk, _ in gone]
 
     def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
@@ -321,8 +318,7 @@ class DiskChunkStore(Locating):
             operations.append((chunk_key(chunk), encode_chunk(made, pending, undo)))
             if not self._write(operations):
                 return Code.DISK
-            self._epochs.replaced(chunk, old, undo)
-            self._index.put(chunk, made, pending)
+            self._replace(chunk, made, pending, undo)
             return Code.OK
 
     def put_channels(self, channels: Sequence[Channel]) -> None:
@@ -351,18 +347,33 @@ class DiskChunkStore(Locating):
     def _committed(self, chunk: ChunkId) -> Version:
         return self._index.version(chunk) or NO_VERSION
 
-    def _forget_pending(self, chunk: ChunkId) -> None:
-        """Let the pending version's block and channel go; the row is the caller's to write."""
-        pending = self._index.pendings.get(chunk)
+    # A block is let go when the index shows it no more: whoever begins to read in between must not
+    # find it, for nobody waits for a reader that came after.
+
+    def _replace(
+        self,
+        chunk: ChunkId,
+        version: Version | None,
+        pending: Pending | None,
+        undo: tuple[Version, ...],
+    ) -> None:
+        """Show a new committed version (None: the chunk is gone), then let the old one go."""
+        old = self._committed(chunk)
+        if version is None:
+            row = self._index.remove(chunk)
+            self._readers.retire(lambda _, row: self._index.release_row(row), 0, row)
+        else:
+            self._index.put(chunk, version, pending)
+        self._epochs.replaced(chunk, old, undo)
+        if version is None:
+            self._epochs.forget(chunk)
+
+    def _let_go(self, pending: Pending | None) -> None:
+        """A pending version's block and channel, when the index has another one, or none."""
         if pending is not None:
             self._allocator.release(pending.version.size_class, pending.version.block)
             if pending.tag:
                 self._index.pending_channels.pop(pending.tag[:2], None)
-
-    def _remove(self, chunk: ChunkId) -> None:
-        self._epochs.forget(chunk)
-        row = self._index.remove(chunk)
-        self._readers.retire(lambda _, row: self._index.release_row(row), 0, row)
 
     # -- reads -------------------------------------------------------------------------------------
 

@@ -357,6 +357,47 @@ def test_reads_from_many_threads_see_whole_versions_only(machine):
     assert store.check() == []
 
 
+def test_no_block_is_let_go_while_a_reader_that_comes_now_would_find_it(store, monkeypatch):
+    """Readers that came before are waited for, later ones are not: the index must be first."""
+    retired = []
+    retire = store._readers.retire
+
+    def check_and_retire(free, size_class, number):
+        index = store._index
+        shown = [index.version(chunk) for chunk in index.row_of]
+        shown += [pending.version for pending in index.pendings.values()]
+        if free == store._allocator._put_back:
+            retired.append((size_class, number))
+            assert retired[-1] not in [(v.size_class, v.block) for v in shown]
+        else:
+            assert number not in index.row_of.values()
+        retire(free, size_class, number)
+
+    monkeypatch.setattr(store._readers, "retire", check_and_retire)
+
+    def expect(blocks):
+        assert len(retired) == blocks
+        retired.clear()
+
+    put(store, write(A, 1, 0, CONTENT), write(A, 2, 0, CONTENT[::-1]))
+    expect(1)  # overwritten
+    store.stage([write(A, 3, 0, CONTENT)])
+    store.stage([write(A, 4, 0, CONTENT)])
+    expect(1)  # staged anew
+    store.drop([A])
+    expect(1)
+    store.stage([write(B, 1, 0, CONTENT)])
+    store.drop([B])
+    expect(1)
+    assert store.restore(A, 2, memoryview(CONTENT[::-1])) is Code.OK
+    expect(1)
+    put(store, StageRequest(A, UpdateKind.REMOVE, 5))
+    expect(1)
+    put(store, write(C, 1, 0, CONTENT))
+    assert store.discard([C]) == [C]
+    expect(1)
+
+
 def test_channels_unused_longest_make_room(machine):
     settings = ChunkStoreSettings(reserve_bytes=0, channels_max=2)
     store = DiskChunkStore(FaultyFiles(machine), ROOT, settings)
