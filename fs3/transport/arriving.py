@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from fs3 import dataplane
 from fs3.checksum import crc32c
 from fs3.errors import Code, Fs3Error
@@ -23,14 +21,19 @@ class ArrivingPieces:
         self._head = head
         self._items = items
         self._source = source
-        results, _ = dataplane.decode_results(head, dataplane.READ_RESULT, items)
-        lengths, crcs = results["length"].tolist(), results["crc"].tolist()
-        if sum(lengths) != body_bytes:
-            detail = f"{source}: a body of {body_bytes} bytes; the pieces have {sum(lengths)}"
+        pieces: list[tuple[int, int, int]] = []
+        found = 0
+        size = items * dataplane.RESULT.size
+        whole = len(head) >= size  # else nothing is found
+        results = dataplane.RESULT.iter_unpack(head[:size] if whole else b"")
+        for item, (_, length, _, crc, _) in enumerate(results):
+            if length:
+                pieces.append((item, length, crc))
+                found += length
+        if found != body_bytes:
+            detail = f"{source}: a body of {body_bytes} bytes; the pieces have {found}"
             raise Fs3Error(Code.PROTOCOL, detail)
-        self._pieces: Iterator[tuple[int, int, int]] = iter(
-            [(item, lengths[item], crcs[item]) for item in range(items) if lengths[item]]
-        )
+        self._pieces = iter(pieces)
         self._wrong: list[tuple[int, str]] = []
         self._item = self._length = self._left = self._expected = self._crc = 0
 
