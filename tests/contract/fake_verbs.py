@@ -31,6 +31,7 @@ class Fabric:
         self.queue_pairs = {}
         self.regions = {}
         self.memory_max = memory_max
+        self.registrations = 0
         self.moved_bytes = {opcode: 0 for opcode in Opcode}
 
     def port(self, gid=GID):
@@ -67,6 +68,7 @@ class FakeRegion:
                 raise Fs3Error(Code.NO_SPACE, f"{self.length} bytes cannot be registered")
             self.local_key = self.remote_key = next(fabric.numbers)
             fabric.regions[self.local_key] = self
+            fabric.registrations += 1
 
     def close(self):
         with self._fabric.lock:

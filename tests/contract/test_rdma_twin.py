@@ -11,7 +11,7 @@ import rdma_peers
 import rdma_suite
 import test_transport
 from fake_verbs import Fabric
-from frame_peers import BIG, ECHO, PATTERN
+from frame_peers import BIG, COUNT, ECHO, PATTERN
 from rdma_peers import Client, Server
 
 from fs3.transport.rdma.flow import Permits
@@ -82,6 +82,80 @@ def test_nothing_stays_registered_for_memory_that_is_gone(server, fabric):
             gc.collect()
             # The last array's is closed with the next transfer; the server's pool has a few.
             assert len(fabric.regions) <= kept + 5
+    client.connection.close()
+
+
+def test_many_short_lived_pieces_travel_by_rdma_and_none_is_registered(server, fabric):
+    client = Client(server)
+    sizes = [3000 + 7 * i for i in range(100)]
+    total = sum(sizes)
+    ends = np.cumsum(sizes).tolist()
+    for _ in "ab":  # the second time the memory that stands in for them is known
+        parts = [bytearray(PATTERN[end - n : end]) for n, end in zip(sizes, ends, strict=True)]
+        before, registered = dict(fabric.moved_bytes), fabric.registrations
+        request_id = next(client.ids)
+        room = client.room[request_id] = [memoryview(bytearray(n)) for n in reversed(sizes)]
+        client.connection.send(ECHO, request_id, b"", [memoryview(part) for part in parts])
+        assert client.finish()[request_id].error is None
+        assert b"".join(room) == PATTERN[:total]
+        moved = {opcode: fabric.moved_bytes[opcode] - before[opcode] for opcode in Opcode}
+        assert moved[Opcode.READ] == moved[Opcode.WRITE] == total
+        assert fabric.registrations - registered <= 4
+    assert fabric.registrations == registered
+    client.connection.close()
+
+
+def test_small_pieces_between_large_ones_are_copied_and_the_large_ones_are_not(server, fabric):
+    client = Client(server)
+    large = [np.frombuffer(PATTERN[: 300 << 10], np.uint8).copy() for _ in range(3)]
+    small = [b"%d" % n * 50 for n in range(20)]
+    parts = [large[0], *small[:10], large[1], *small[10:], large[2]]
+    sent = b"".join(parts)
+    request_id = next(client.ids)
+    room = [np.empty(400 << 10, np.uint8), *(bytearray(9) for _ in range(30))]
+    room.append(np.empty(len(sent) - (400 << 10) - 270, np.uint8))
+    client.room[request_id] = [memoryview(one) for one in room]
+    client.connection.send(ECHO, request_id, b"", [memoryview(part) for part in parts])
+    assert client.finish()[request_id].error is None
+    assert b"".join(room) == sent
+    lender = client.connection._opened.lender
+    assert lender._pool.used_bytes == 0
+    assert sum(len(memory.mapping) for m in lender._pool._idle.values() for memory in m) <= 8 << 10
+    client.connection.close()
+
+
+def test_one_large_object_in_many_pieces_is_registered_once(server, fabric):
+    client = Client(server)
+    content = bytes(PATTERN[: 1 << 20])  # nothing can be told of its end of life
+    view = memoryview(content)
+    parts = [view[at : at + (16 << 10)] for at in range(0, len(content), 16 << 10)]
+    counted = server.counted_bytes
+    client.send(COUNT, b"warm", [PATTERN[: 1 << 20]])
+    server.wait_for(lambda: server.counted_bytes - counted == 1 << 20)
+    before = fabric.registrations
+    client.send(COUNT, b"once", parts)
+    server.wait_for(lambda: server.counted_bytes - counted == 2 << 20)
+    assert fabric.registrations - before == 1
+    client.connection.close()
+
+
+def test_the_same_memory_may_be_sent_twice_in_one_request(server):
+    client = Client(server)
+    twice = memoryview(b"same" * 2500)
+    request_id = client.send(ECHO, b"", [twice, memoryview(b"-" * 100), twice], [20_100])
+    assert client.finish()[request_id].error is None
+    assert client.body(request_id) == bytes(twice) + b"-" * 100 + bytes(twice)
+    client.connection.close()
+
+
+def test_when_no_memory_is_left_to_stand_in_requests_go_over_tcp(server, fabric):
+    client = Client(server)
+    client.connection._opened.lender._pool.bytes_max = 16 << 10
+    before = dict(fabric.moved_bytes)
+    request_id = client.send(ECHO, b"", [memoryview(bytes(PATTERN[:100_000]))], [100_000])
+    assert client.finish()[request_id].error is None
+    assert client.body(request_id) == PATTERN[:100_000]
+    assert fabric.moved_bytes == before
     client.connection.close()
 
 

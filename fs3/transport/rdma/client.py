@@ -27,6 +27,7 @@ from fs3.transport.interface import Completion, Place
 from fs3.transport.rdma.flow import Permits
 from fs3.transport.rdma.handshake import CONNECT_QUEUE_PAIR, RDMA_LINK, describe, open_link
 from fs3.transport.rdma.link import Link, Shape
+from fs3.transport.rdma.loans import Loan
 from fs3.transport.rdma.messages import (
     GO,
     INLINE_BYTES,
@@ -38,7 +39,6 @@ from fs3.transport.rdma.messages import (
     split_frame,
 )
 from fs3.transport.rdma.ports import OpenPort
-from fs3.transport.rdma.regions import Lent
 
 _OWN = 1 << 62  # request ids of the connection itself
 _HANDSHAKE, _LINK = _OWN + 1, _OWN + 2
@@ -64,13 +64,13 @@ EXPECTED: dict[int, Expected] = {dataplane.READ_BATCH: _expected_reads}
 class _Flight(NamedTuple):
     """Memory that a request has lent to the server until it is answered."""
 
-    body: Lent | None
-    room: Lent | None
+    body: Loan | None
+    room: Loan | None
 
     def close(self) -> None:
-        for lent in self:
-            if lent is not None:
-                lent.close()
+        for loan in self:
+            if loan is not None:
+                loan.close()
 
 
 class RdmaConnection(DataConnection):
@@ -251,13 +251,13 @@ class RdmaConnection(DataConnection):
         """Through the queue pair; False if that cannot be."""
         body_bytes = sum(map(len, body_parts))
         room = self._room(method, request_id, head)
-        regions = self._opened.regions
+        lender = self._opened.lender
         flight = _Flight(None, None)
         try:
             if body_bytes > INLINE_BYTES:
-                flight = flight._replace(body=regions.lend(body_parts, remote=True))
+                flight = flight._replace(body=lender.body(body_parts))
             if room:
-                flight = flight._replace(room=regions.lend(room, remote=True))
+                flight = flight._replace(room=lender.room(room))
         except Fs3Error as error:
             flight.close()
             _log.debug("rdma_memory", reason=error.detail)
@@ -372,7 +372,11 @@ class RdmaConnection(DataConnection):
             )
             self._die(error)
             raise error
-        if body is not None:
+        if body is None:
+            loan = self._flights[header.request_id].room
+            if loan is not None:
+                loan.bring(places)
+        else:
             at = 0
             for part in places:
                 part[:] = body[at : at + len(part)]

@@ -21,6 +21,7 @@ from fs3.transport.address import resolve
 from fs3.transport.peer import FramePeer
 from fs3.transport.rdma.choosing import Rdma
 from fs3.transport.rdma.client import RdmaConnection
+from fs3.transport.rdma.loans import Loan
 from fs3.transport.rdma.messages import (
     INLINE_BYTES,
     ONE_WAY,
@@ -30,7 +31,6 @@ from fs3.transport.rdma.messages import (
     encode_segments,
 )
 from fs3.transport.rdma.ports import OpenPort
-from fs3.transport.rdma.regions import Lent
 
 _RETRY_S = 10.0  # after a queue pair has failed
 _log = get_logger(__name__)
@@ -45,7 +45,7 @@ class OneWayConnection(RdmaConnection):
         super().__init__(address, cluster_id, lambda _number, _head: None, opened, endpoint)
         self.unread_bytes = 0  # of bodies that the neighbour has not read yet
         self._numbers = itertools.count(1)
-        self._unread: dict[int, tuple[Lent, int, Callable[[], None]]] = {}
+        self._unread: dict[int, tuple[Loan, int, Callable[[], None]]] = {}
 
     def send_one_way(
         self,
@@ -64,18 +64,18 @@ class OneWayConnection(RdmaConnection):
             on_sent()  # it was copied
         else:
             try:
-                lent = self._opened.regions.lend(body_parts, remote=True)
+                loan = self._opened.lender.body(body_parts)
             except Fs3Error:
                 return False
-            if len(lent.segments) > SEGMENTS_MAX:
-                lent.close()
+            if len(loan.segments) > SEGMENTS_MAX:
+                loan.close()
                 return False
             prefix = Prefix(
-                MessageKind.FRAME, ONE_WAY, body_segments=len(lent.segments), request_id=number
+                MessageKind.FRAME, ONE_WAY, body_segments=len(loan.segments), request_id=number
             )
-            self._unread[number] = lent, body_bytes, on_sent
+            self._unread[number] = loan, body_bytes, on_sent
             self.unread_bytes += body_bytes
-            self._link.send(prefix, [encode_segments(lent.segments), header, head])
+            self._link.send(prefix, [encode_segments(loan.segments), header, head])
         self._link.flush()
         return True
 
@@ -86,9 +86,9 @@ class OneWayConnection(RdmaConnection):
             super()._on_message(prefix, content)
 
     def _let_off(self, number: int) -> None:
-        lent, body_bytes, on_sent = self._unread.pop(number)
+        loan, body_bytes, on_sent = self._unread.pop(number)
         self.unread_bytes -= body_bytes
-        lent.close()
+        loan.close()
         on_sent()
 
     def _die(self, error: Fs3Error) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.transport.rdma.inventory import Port
+from fs3.transport.rdma.loans import Lender
 from fs3.transport.rdma.regions import Regions
 from fs3.transport.rdma.verbs import Device
 
@@ -23,6 +24,10 @@ class OpenPort:
     port: Port
     device: Device
     regions: Regions
+    lender: Lender = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "lender", Lender(self.regions))
 
 
 _lock = threading.Lock()

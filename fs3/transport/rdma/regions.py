@@ -24,13 +24,34 @@ from fs3.transport.rdma.verbs import Device, Region
 
 KEPT_BYTES_MAX = 4 << 30  # registered and kept; beyond it the longest unused ones go
 WHOLE_BYTES_MAX = 256 << 20  # an owner larger than this is registered in parts, as they are used
-TEMPORARY_MAX = 16  # of one transfer: more cost more than a copy does
 _SEGMENT_BYTES_MAX = 1 << 30  # what one work request moves at most, by the verbs' rules
 
 
 class _Kept(NamedTuple):
     owner: weakref.ref[Any]
     region: Region
+
+
+class Run(NamedTuple):
+    """Views of one owner that lie behind one another."""
+
+    views: list[memoryview]
+    address: int
+    length: int
+
+    def joined(self) -> memoryview | None:
+        """As one view; None if its owner does not give that."""
+        first = self.views[0]
+        if len(self.views) == 1:
+            return first
+        try:
+            whole = memoryview(first.obj).cast("B")
+            start = self.address - address_of(whole)
+        except (TypeError, ValueError, BufferError):
+            return None
+        if start < 0 or start + self.length > len(whole):
+            return None
+        return whole[start : start + self.length]
 
 
 class Lent(NamedTuple):
@@ -41,7 +62,7 @@ class Lent(NamedTuple):
     temporary: list[Region]
 
     def close(self) -> None:
-        """The transfer is over."""
+        """The transfer is over. Idempotent."""
         for region in self.temporary:
             region.close()
         self.temporary.clear()
@@ -51,6 +72,31 @@ def address_of(view: memoryview) -> int:
     """Where the memory lies."""
     address: int = np.frombuffer(view, np.uint8).__array_interface__["data"][0]
     return address
+
+
+def runs_of(views: Sequence[memoryview]) -> list[Run]:
+    """Neighbours joined, empty ones left out. Fs3Error TOO_LARGE for more than 1 GiB in one."""
+    runs: list[Run] = []
+    for view in views:
+        length = len(view)
+        if length > _SEGMENT_BYTES_MAX:
+            raise Fs3Error(Code.TOO_LARGE, f"{length} bytes in one piece of memory")
+        if not length:
+            continue
+        address = address_of(view)
+        if runs:
+            last = runs[-1]
+            joined = last.length + length
+            if (
+                last.address + last.length == address
+                and last.views[-1].obj is view.obj
+                and joined <= _SEGMENT_BYTES_MAX
+            ):
+                last.views.append(view)
+                runs[-1] = last._replace(length=joined)
+                continue
+        runs.append(Run([view], address, length))
+    return runs
 
 
 class Regions:
@@ -75,11 +121,31 @@ class Regions:
 
         Fs3Error NO_SPACE if some of it cannot be registered.
         """
+        return self.lend_runs(*self.find(views), remote=remote)
+
+    def find(self, views: Sequence[memoryview]) -> tuple[list[Run], list[Region | None]]:
+        """Memory by runs, with the registration of each; None: it cannot stay registered."""
+        runs = runs_of(views)
+        return runs, [self._keep(run.views[0], run.address, run.length) for run in runs]
+
+    def lend_runs(
+        self, runs: Sequence[Run], regions: Sequence[Region | None], *, remote: bool
+    ) -> Lent:
+        """What :meth:`find` found; the rest is registered until it is closed.
+
+        Fs3Error NO_SPACE if some of it cannot be registered.
+        """
         lent = Lent([], [], [])
         try:
-            for view in views:
-                if len(view):
-                    self._lend(view, remote, lent)
+            for run, region in zip(runs, regions, strict=True):
+                if region is not None:
+                    _add(lent, run.address, run.length, region)
+                    continue
+                joined = run.joined()
+                for view in run.views if joined is None else [joined]:
+                    region = self._device.register(view, remote=remote)
+                    lent.temporary.append(region)
+                    _add(lent, address_of(view), len(view), region)
         except Fs3Error:
             lent.close()
             raise
@@ -92,34 +158,6 @@ class Regions:
                 kept.region.close()
             self._kept.clear()
             self._kept_bytes = 0
-
-    def _lend(self, view: memoryview, remote: bool, lent: Lent) -> None:
-        address, length = address_of(view), len(view)
-        if length > _SEGMENT_BYTES_MAX:
-            raise Fs3Error(Code.TOO_LARGE, f"{length} bytes in one piece of memory")
-        region = self._keep(view, address, length)
-        if region is None:
-            if len(lent.temporary) == TEMPORARY_MAX:
-                raise Fs3Error(
-                    Code.NO_SPACE,
-                    f"more than {TEMPORARY_MAX} pieces of memory that cannot stay registered",
-                )
-            region = self._device.register(view, remote=remote)
-            lent.temporary.append(region)
-        segments, local = lent.segments, lent.local
-        if segments:
-            last = segments[-1]
-            joined = last.length + length
-            if (
-                last.address + last.length == address
-                and last.key == region.remote_key
-                and joined <= _SEGMENT_BYTES_MAX
-            ):
-                segments[-1] = last._replace(length=joined)
-                local[-1] = local[-1]._replace(length=joined)
-                return
-        segments.append(Segment(address, length, region.remote_key))
-        local.append(Segment(address, length, region.local_key))
 
     def _keep(self, view: memoryview, address: int, length: int) -> Region | None:
         """The registration of the memory's owner; None if there is none and can be none."""
@@ -184,6 +222,23 @@ class Regions:
         kept = self._kept.pop(key)
         self._kept_bytes -= kept.region.length
         kept.region.close()
+
+
+def _add(lent: Lent, address: int, length: int, region: Region) -> None:
+    segments, local = lent.segments, lent.local
+    if segments:
+        last = segments[-1]
+        joined = last.length + length
+        if (
+            last.address + last.length == address
+            and last.key == region.remote_key
+            and joined <= _SEGMENT_BYTES_MAX
+        ):
+            segments[-1] = last._replace(length=joined)
+            local[-1] = local[-1]._replace(length=joined)
+            return
+    segments.append(Segment(address, length, region.remote_key))
+    local.append(Segment(address, length, region.local_key))
 
 
 def _owner(view: memoryview) -> Any:  # noqa: ANN401 - whatever exports a buffer
