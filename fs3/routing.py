@@ -29,6 +29,7 @@ class RdmaEndpoint:
     infiniband: bool  # else Ethernet
     roce_v2: bool  # on Ethernet; else v1
     name: str  # device:port, for people
+    iwarp: bool = False  # on Ethernet; the GID stands for an IP address then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -312,6 +312,7 @@ def encode_rdma_endpoint(endpoint: RdmaEndpoint) -> common_pb2.RdmaEndpoint:
         infiniband=endpoint.infiniband,
         roce_v2=endpoint.roce_v2,
         name=endpoint.name,
+        iwarp=endpoint.iwarp,
     )
 
 
@@ -328,6 +329,7 @@ def decode_rdma_endpoint(message: common_pb2.RdmaEndpoint) -> RdmaEndpoint:
         infiniband=message.infiniband,
         roce_v2=message.roce_v2,
         name=message.name,
+        iwarp=message.iwarp,
     )
 
 

@@ -88,17 +88,19 @@ class Empty(_message.Message):
     def __init__(self) -> None: ...
 
 class RdmaEndpoint(_message.Message):
-    __slots__ = ("gid", "lid", "mtu_bytes", "infiniband", "roce_v2", "name")
+    __slots__ = ("gid", "lid", "mtu_bytes", "infiniband", "roce_v2", "name", "iwarp")
     GID_FIELD_NUMBER: _ClassVar[int]
     LID_FIELD_NUMBER: _ClassVar[int]
     MTU_BYTES_FIELD_NUMBER: _ClassVar[int]
     INFINIBAND_FIELD_NUMBER: _ClassVar[int]
     ROCE_V2_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    IWARP_FIELD_NUMBER: _ClassVar[int]
     gid: bytes
     lid: int
     mtu_bytes: int
     infiniband: bool
     roce_v2: bool
     name: str
-    def __init__(self, gid: _Optional[bytes] = ..., lid: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., infiniband: _Optional[bool] = ..., roce_v2: _Optional[bool] = ..., name: _Optional[str] = ...) -> None: ...
+    iwarp: bool
+    def __init__(self, gid: _Optional[bytes] = ..., lid: _Optional[int] = ..., mtu_bytes: _Optional[int] = ..., infiniband: _Optional[bool] = ..., roce_v2: _Optional[bool] = ..., name: _Optional[str] = ..., iwarp: _Optional[bool] = ...) -> None: ...

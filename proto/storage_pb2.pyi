@@ -276,20 +276,22 @@ class KvStatsReply(_message.Message):
     def __init__(self, stats: _Optional[_Iterable[_Union[KvStats, _Mapping]]] = ...) -> None: ...
 
 class QueuePairEnd(_message.Message):
-    __slots__ = ("endpoint", "queue_pair", "sequence_number", "slots", "slot_bytes", "reads_max")
+    __slots__ = ("endpoint", "queue_pair", "sequence_number", "slots", "slot_bytes", "reads_max", "manager_port")
     ENDPOINT_FIELD_NUMBER: _ClassVar[int]
     QUEUE_PAIR_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     SLOT_BYTES_FIELD_NUMBER: _ClassVar[int]
     READS_MAX_FIELD_NUMBER: _ClassVar[int]
+    MANAGER_PORT_FIELD_NUMBER: _ClassVar[int]
     endpoint: _common_pb2.RdmaEndpoint
     queue_pair: int
     sequence_number: int
     slots: int
     slot_bytes: int
     reads_max: int
-    def __init__(self, endpoint: _Optional[_Union[_common_pb2.RdmaEndpoint, _Mapping]] = ..., queue_pair: _Optional[int] = ..., sequence_number: _Optional[int] = ..., slots: _Optional[int] = ..., slot_bytes: _Optional[int] = ..., reads_max: _Optional[int] = ...) -> None: ...
+    manager_port: int
+    def __init__(self, endpoint: _Optional[_Union[_common_pb2.RdmaEndpoint, _Mapping]] = ..., queue_pair: _Optional[int] = ..., sequence_number: _Optional[int] = ..., slots: _Optional[int] = ..., slot_bytes: _Optional[int] = ..., reads_max: _Optional[int] = ..., manager_port: _Optional[int] = ...) -> None: ...
 
 class ConnectQueuePairRequest(_message.Message):
     __slots__ = ("header", "caller", "gid")

@@ -181,6 +181,7 @@ class FakeQueuePair:
 class FakeDevice:
     sequence_number = 1
     reads_max = 4
+    by_manager = False
 
     def __init__(self, fabric):
         self._fabric = fabric

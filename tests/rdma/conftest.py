@@ -1,8 +1,9 @@
 """Tests that need an RDMA device run in a guest that has one, and are reported one by one.
 
 A file's tests run together in one guest (vm.py), when the first of them is due; what each of them
-did there is reported here as if it had run here. Where RDMA devices are found on this machine the
-tests run on these, without a guest, unless FS3_TEST_RDMA=guest; FS3_TEST_RDMA=here forces that.
+did there is reported here as if it had run here. Its module may name the guest's DRIVERS. Where
+RDMA devices are found on this machine the tests run on these, without a guest, unless
+FS3_TEST_RDMA=guest; FS3_TEST_RDMA=here forces that.
 """
 
 from __future__ import annotations
@@ -103,6 +104,7 @@ def _reports_of(item: pytest.Item) -> list[pytest.TestReport]:
                 for other in item.session.items
                 if other.path == item.path and other.get_closest_marker("rdma")
             ],
+            getattr(getattr(item, "module", None), "DRIVERS", "rxe"),
         )
     reports, why = known[item.path]
     if item.nodeid in reports:
@@ -115,7 +117,7 @@ def _reports_of(item: pytest.Item) -> list[pytest.TestReport]:
     ]
 
 
-def _run_in_guest(config: pytest.Config, nodeids: list[str]) -> tuple[_Outcome, str]:
+def _run_in_guest(config: pytest.Config, nodeids: list[str], drivers: str) -> tuple[_Outcome, str]:
     """Reports by test, and what to say of those without."""
     if reason := why_not():
         return {}, f"skip: {reason}"
@@ -128,7 +130,9 @@ def _run_in_guest(config: pytest.Config, nodeids: list[str]) -> tuple[_Outcome, 
         environ |= {"PYTHONPATH": str(packages), REPORTS: str(reports), "FS3_TEST_RDMA": "here"}
         command = [sys.executable, "-m", "pytest", "-q", "-m", "", "-p", "no:cacheprovider"]
         with output.open("wb") as file:
-            guest = Guest([*command, *nodeids], writable=[Path(scratch)], environ=environ)
+            guest = Guest(
+                [*command, *nodeids], writable=[Path(scratch)], drivers=drivers, environ=environ
+            )
             status = guest.run(GUEST_S, file.fileno(), file.fileno())
         ended = {TIMEOUT: f"stopped after {GUEST_S} s", DIED: "died"}.get(status, f"said {status}")
         said = output.read_text(errors="replace")[-6000:]

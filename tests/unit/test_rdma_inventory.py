@@ -102,18 +102,29 @@ def test_settings_name_devices_ports_interfaces_or_networks(wanted, indexes):
 
 
 def test_what_is_not_taken_says_why():
-    iwarp = ethernet((v4("10.0.0.1"), GidType.IWARP, 24))
     down = ethernet((v4("10.0.0.1"), GidType.ROCE_V2, 24), active=False)
     bare = ethernet()
     broken = ethernet(problem="the device does not open: EPERM")
-    verdicts = usable([iwarp, down, bare, broken, ROCE], ["10.1.0.0/16"])
+    verdicts = usable([down, bare, broken, ROCE], ["10.1.0.0/16"])
     said = [" ".join(verdict.reasons) for verdict in verdicts]
-    assert "connection manager" in said[0]
-    assert "not active" in said[1]
-    assert "no GID" in said[2]
-    assert "EPERM" in said[3]
-    assert "10.1.0.0/16" in said[4]
-    assert [len(verdict.taken) for verdict in verdicts] == [0, 0, 0, 0, 2]
+    assert "not active" in said[0]
+    assert "no GID" in said[1]
+    assert "EPERM" in said[2]
+    assert "10.1.0.0/16" in said[3]
+    assert [len(verdict.taken) for verdict in verdicts] == [0, 0, 0, 2]
+
+
+def test_iwarp_meets_iwarp_in_its_network_and_behind_routers():
+    iwarp = only(ethernet((v4("10.1.0.1"), GidType.IWARP, 24)))
+    near = only(ethernet((v4("10.1.0.2"), GidType.IWARP, 24))).endpoint()
+    far = only(ethernet((v4("10.9.0.2"), GidType.IWARP, 24))).endpoint()
+    assert (near.iwarp, near.roce_v2) == (True, False)
+    assert choose([iwarp], [far, near], lambda ip: iwarp.ip) == (iwarp, near)
+    assert choose([iwarp], [far], lambda ip: iwarp.ip) == (iwarp, far)
+    with pytest.raises(Fs3Error, match="speaks iWARP, the other RoCE v2"):
+        choose(
+            [iwarp], [only(ethernet((v4("10.1.0.2"), GidType.ROCE_V2, 24))).endpoint()], no_route
+        )
 
 
 def test_a_container_without_sysfs_knows_no_interfaces_and_works():
@@ -157,7 +168,7 @@ def test_roce_versions_do_not_mix_and_v1_does_not_route():
     two = only(ethernet((v4("10.1.0.2"), GidType.ROCE_V2, 24)))
     near = only(ethernet((v4("10.1.0.3"), GidType.IB, 24)))
     far = only(ethernet((v4("10.2.0.3"), GidType.IB, 24)))
-    with pytest.raises(Fs3Error, match="v1, the other v2"):
+    with pytest.raises(Fs3Error, match="RoCE v1, the other RoCE v2"):
         choose([one], [two.endpoint()], no_route)
     assert choose([one], [near.endpoint()], no_route)[0] is one
     with pytest.raises(Fs3Error, match="no routing in v1"):
@@ -210,4 +221,5 @@ def test_a_port_is_announced_as_it_is():
         "infiniband": False,
         "roce_v2": True,
         "name": "x:2",
+        "iwarp": False,
     }

@@ -14,5 +14,5 @@ lost a request asks again on another one, over TCP alone for a while.
 
 messages.py has the format, flow.py the rules, inventory.py which port leads where: no I/O in these.
 link.py is what both ends have in common; client.py and serving.py are the ends. Devices are reached
-through verbs.py, which pyverbs_device.py fulfils: nothing else imports pyverbs.
+through verbs.py, which pyverbs_device.py fulfils; pyverbs_manager.py brings up iWARP's queue pairs.
 """

@@ -26,7 +26,7 @@ from fs3.transport.rdma.messages import (
     map_parts,
     split_frame,
 )
-from fs3.transport.rdma.verbs import Opcode, WorkRequest
+from fs3.transport.rdma.verbs import Call, Opcode, WorkRequest
 
 if TYPE_CHECKING:
     from fs3.transport.rdma.serving import RdmaServer, _Served
@@ -69,6 +69,7 @@ class RdmaCaller:
         self._connection: Connection | None = None
         self._asked: dict[int, _Asked] = {}
         self._pulls = 0
+        self._call: Call | None = None  # what a connection manager keeps it up by
         # One-way requests in the order in which they came; None: its body is not here yet.
         self._line: deque[tuple[int, Request | None]] = deque()
         self.link = Link(
@@ -89,6 +90,17 @@ class RdmaCaller:
     def impatient(self) -> bool:
         """It waits for a completion that nothing from the peer announces."""
         return self._pulls > 0 or self.link.waits
+
+    def called(self, call: Call) -> bool:
+        """A connection manager asks for this queue pair; False: it is not to be had."""
+        if self._call is not None or self.closed:
+            return False
+        self._call = call
+        try:
+            call.accept(self.link.queue_pair)
+        except Fs3Error as error:
+            self.link.fail(error.detail)
+        return True
 
     def belongs_to(self, connection: Connection) -> None:
         """They live and end together."""
@@ -114,6 +126,8 @@ class RdmaCaller:
             if asked.ready is not None:
                 asked.ready.on_done()
         self._asked.clear()
+        if self._call is not None:
+            self._call.close()
         for _, request in self._line:
             if request is not None and request.body is not None:
                 request.body.release()

@@ -7,15 +7,13 @@ closed first, so that nothing is written into memory whose request has ended.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-import numpy as np
-
-from fs3 import dataplane, frames
+from fs3 import frames
 from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer, FrameKind
 from fs3.log import get_logger
@@ -24,10 +22,16 @@ from fs3.proto import storage_pb2 as pb
 from fs3.routing import RdmaEndpoint
 from fs3.transport.client import DataConnection
 from fs3.transport.interface import Completion, Place
+from fs3.transport.rdma.flights import EXPECTED, Flight
 from fs3.transport.rdma.flow import Permits
-from fs3.transport.rdma.handshake import CONNECT_QUEUE_PAIR, RDMA_LINK, describe, open_link
+from fs3.transport.rdma.handshake import (
+    CONNECT_QUEUE_PAIR,
+    RDMA_LINK,
+    describe,
+    open_link,
+    token_of,
+)
 from fs3.transport.rdma.link import Link, Shape
-from fs3.transport.rdma.loans import Loan
 from fs3.transport.rdma.messages import (
     GO,
     INLINE_BYTES,
@@ -39,6 +43,7 @@ from fs3.transport.rdma.messages import (
     split_frame,
 )
 from fs3.transport.rdma.ports import OpenPort
+from fs3.transport.rdma.verbs import Dialed
 
 _OWN = 1 << 62  # request ids of the connection itself
 _HANDSHAKE, _LINK = _OWN + 1, _OWN + 2
@@ -46,31 +51,6 @@ _COMPLETIONS_PER_POLL = 64
 CANCEL_S = 0.05  # how long forgetting a request waits for the server before it cuts the link
 PERMITTED_BYTES = 32 << 20  # of replies, on their way to one thread
 _log = get_logger(__name__)
-
-Expected = Callable[[Buffer], bytes]
-"""Of a request's head, the head of a complete reply to it: where would its body go?"""
-
-
-def _expected_reads(head: Buffer) -> bytes:
-    items = np.frombuffer(head, dataplane.READ_ITEM)
-    results = np.zeros(len(items), dataplane.READ_RESULT)
-    results["length"] = items["length"]
-    return results.tobytes()
-
-
-EXPECTED: dict[int, Expected] = {dataplane.READ_BATCH: _expected_reads}
-
-
-class _Flight(NamedTuple):
-    """Memory that a request has lent to the server until it is answered."""
-
-    body: Loan | None
-    room: Loan | None
-
-    def close(self) -> None:
-        for loan in self:
-            if loan is not None:
-                loan.close()
 
 
 class RdmaConnection(DataConnection):
@@ -96,7 +76,9 @@ class RdmaConnection(DataConnection):
         self._opened = opened
         self._on_refused = on_refused
         self._permits = permits or Permits(PERMITTED_BYTES)
-        self._flights: dict[int, _Flight] = {}
+        self._flights: dict[int, Flight] = {}
+        self._dialed: Dialed | None = None  # where a connection manager brings queue pairs up
+        self._link_number = 0
         self._own_due = 0  # answers to what the connection itself asked
         self._up = False
         self._watched = (-1, 0)
@@ -194,6 +176,9 @@ class RdmaConnection(DataConnection):
             if fd == queue:
                 self._on_queue_event()
                 continue
+            if self._dialed is not None and fd == self._dialed.fileno():
+                self._on_dialed(self._dialed)
+                continue
             if events & select.EPOLLOUT:
                 super().on_writable()
             if events & ~select.EPOLLOUT and not self.dead:
@@ -230,18 +215,44 @@ class RdmaConnection(DataConnection):
                     raise completion.error
                 self._go_on(completion.request_id, completion.head)
             except Fs3Error as error:
-                _log.info("rdma_refused", node=self.address, reason=error.detail)
-                self._close_link()
-                self._on_refused(error.detail)
+                self._refuse(error)
 
     def _go_on(self, request_id: int, head: bytes) -> None:
         if request_id == _LINK:
             self._up = True
             return
         reply = pb.ConnectQueuePairReply.FromString(head)
-        open_link(self._link, self._opened.device, self._opened.port, reply.server)
+        device = self._opened.device
+        open_link(self._link, device, self._opened.port, reply.server)
+        self._link_number = reply.link
+        if device.by_manager:
+            pair, server = self._link.queue_pair, reply.server
+            token = token_of(reply.link)
+            self._dialed = device.dial(pair, server.endpoint.gid, server.manager_port, token)
+            self._epoll.register(self._dialed.fileno(), select.EPOLLIN)
+        else:
+            self._name_link()
+
+    def _on_dialed(self, dialed: Dialed) -> None:
+        """The connection manager has something to say."""
+        try:
+            if dialed.go_on():
+                self._name_link()
+        except Fs3Error as error:
+            if self._up:
+                self._link.fail(error.detail)
+            else:
+                self._refuse(error)
+
+    def _name_link(self) -> None:
         self._own_due += 1
-        super().send(RDMA_LINK, _LINK, reply.link.to_bytes(8, "little"))
+        super().send(RDMA_LINK, _LINK, token_of(self._link_number))
+
+    def _refuse(self, error: Fs3Error) -> None:
+        """There will be no queue pair; TCP carries on."""
+        _log.info("rdma_refused", node=self.address, reason=error.detail)
+        self._close_link()
+        self._on_refused(error.detail)
 
     # -- requests --------------------------------------------------------------------------------
 
@@ -252,7 +263,7 @@ class RdmaConnection(DataConnection):
         body_bytes = sum(map(len, body_parts))
         room = self._room(method, request_id, head)
         lender = self._opened.lender
-        flight = _Flight(None, None)
+        flight = Flight(None, None)
         try:
             if body_bytes > INLINE_BYTES:
                 flight = flight._replace(body=lender.body(body_parts))
@@ -396,8 +407,18 @@ class RdmaConnection(DataConnection):
     def _close_link(self) -> None:
         self._up = False
         self._link.close()
+        mine = os.getpid() == self._pid  # a child shares the parent's epoll
+        dialed, self._dialed = self._dialed, None
+        if dialed is not None:
+            self._unwatch(dialed.fileno(), mine)
+            dialed.close()
         if self._queue_open:
             self._queue_open = False
-            if os.getpid() == self._pid:  # a child shares the parent's epoll
-                self._epoll.unregister(self._queue.fileno())
+            self._unwatch(self._queue.fileno(), mine)
             self._queue.close()
+
+    def _unwatch(self, fd: int, mine: bool) -> None:
+        # At the end of the process its descriptor may have been closed already.
+        if mine:
+            with contextlib.suppress(OSError):
+                self._epoll.unregister(fd)

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from fs3.errors import Fs3Error
-from fs3.transport.rdma import pyverbs_device
+from fs3.transport.rdma import pyverbs_objects
 from fs3.transport.rdma.inventory import (
     Gid,
     GidType,
@@ -26,12 +28,14 @@ from fs3.transport.rdma.inventory import (
     Port,
     PortDescription,
     Verdict,
+    gid_of,
     usable,
 )
 
 SYSFS = Path("/sys/class/infiniband")
 _IF_INET6 = Path("/proc/net/if_inet6")
-_SIOCGIFNETMASK = 0x891B
+_SIOCGIFCONF, _SIOCGIFNETMASK = 0x8912, 0x891B
+_IFREQ_BYTES = 40
 _ROCE_PORT = 4791
 
 _IWARP_NODE = 4  # IBV_NODE_RNIC
@@ -48,7 +52,7 @@ class Found(NamedTuple):
 def find_ports(sysfs: Path = SYSFS) -> Found:
     """Every port of every RDMA device that can be seen."""
     try:
-        pyverbs_device.load()
+        pyverbs_objects.load()
     except Fs3Error as error:
         return Found([], error.detail)
     from pyverbs.device import get_device_list
@@ -92,9 +96,55 @@ def _device_ports(device: str, iwarp: bool, sysfs: Path) -> list[PortDescription
         context.close()
 
 
+def _iwarp_port(device: str, number: int, port: Any, active: bool) -> PortDescription:  # noqa: ANN401
+    """Its addresses are those that the connection manager finds there."""
+    from fs3.transport.rdma.pyverbs_manager import reached
+
+    local = local_addresses()
+    found, problem = reached(device, number, local)
+    if not found and not problem:
+        problem = "no IP address leads to it: give its interface one"
+    return PortDescription(
+        device=device,
+        number=number,
+        active=active,
+        link_layer=LinkLayer.ETHERNET,
+        mtu_bytes=128 << int(port.active_mtu),
+        gids=tuple(
+            Gid(
+                index=0,
+                gid=gid_of(ip),
+                type=GidType.IWARP,
+                prefix_bits=_prefix_bits(local[ip], ip),
+            )
+            for ip in found
+        ),
+        interface=local[found[0]] if found else "",
+        problem=f"iWARP: {problem}" if problem and active else "",
+    )
+
+
+def local_addresses() -> dict[IpAddress, str]:
+    """Of this machine, and on which interface each is; without loopback and link-local ones."""
+    found: dict[IpAddress, str] = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        room = bytearray(1024 * _IFREQ_BYTES)
+        where = np.frombuffer(room, np.uint8).__array_interface__["data"][0]
+        reply = fcntl.ioctl(asking, _SIOCGIFCONF, struct.pack("iP", len(room), where))
+    for start in range(0, struct.unpack_from("i", reply)[0], _IFREQ_BYTES):
+        name = bytes(room[start : start + 16]).split(b"\0")[0].decode()
+        found[ipaddress.IPv4Address(bytes(room[start + 20 : start + 24]))] = name
+    for line in _read(_IF_INET6).splitlines():
+        address, _, _, _, _, name = line.split()
+        found[ipaddress.IPv6Address(bytes.fromhex(address))] = name
+    return {ip: name for ip, name in found.items() if not ip.is_loopback and not ip.is_link_local}
+
+
 def _port(context: Any, device: str, number: int, iwarp: bool, sysfs: Path) -> PortDescription:  # noqa: ANN401
-    constants = pyverbs_device.load()
+    constants = pyverbs_objects.load()
     port = context.query_port(number)
+    if iwarp:
+        return _iwarp_port(device, number, port, port.state == constants.IBV_PORT_ACTIVE)
     base = sysfs / device / "ports" / str(number)
     ethernet = port.link_layer == constants.IBV_LINK_LAYER_ETHERNET
     gids: list[Gid] = []
@@ -105,7 +155,7 @@ def _port(context: Any, device: str, number: int, iwarp: bool, sysfs: Path) -> P
             continue
         netdev = _read(base / "gid_attrs" / "ndevs" / str(index))
         interface = interface or netdev
-        kind = GidType.IWARP if iwarp else _gid_type(context, number, index, base)
+        kind = _gid_type(context, number, index, base)
         gid = Gid(index=index, gid=raw, type=kind)
         gids.append(Gid(index=index, gid=raw, type=kind, prefix_bits=_prefix_bits(netdev, gid.ip)))
     return PortDescription(

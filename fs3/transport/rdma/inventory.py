@@ -6,7 +6,8 @@ GID is good for follows from its type and its bits:
     InfiniBand        reached by LID within its subnet, which the GID's upper half names
     RoCE v1           Ethernet frames: reaches the same link only
     RoCE v2, IPv4/6   UDP: reaches whatever its IP address reaches
-    iWARP             TCP, brought up by the connection manager only: not taken (see docs/rdma.md)
+    iWARP             TCP, brought up by the connection manager, which goes by IP addresses: these
+                      stand in the place of its GIDs, which mean nothing
 """
 
 from __future__ import annotations
@@ -26,6 +27,18 @@ _LINK_LOCAL = bytes.fromhex("fe80000000000000")
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Route = Callable[[IpAddress], IpAddress | None]
 """The address here from which packets to that address leave; None: it cannot be reached."""
+
+
+def ip_of(gid: bytes) -> IpAddress | None:
+    """The IP address that a GID of RoCE v2 or iWARP stands for; None for link-local ones."""
+    if gid[:12] == _V4_MAPPED:
+        return ipaddress.IPv4Address(gid[12:])
+    return None if gid[:8] == _LINK_LOCAL else ipaddress.IPv6Address(gid)
+
+
+def gid_of(ip: IpAddress) -> bytes:
+    """The GID that stands for an IP address."""
+    return ip.packed if ip.version == 6 else _V4_MAPPED + ip.packed
 
 
 class LinkLayer(Enum):
@@ -55,11 +68,8 @@ class Gid:
     @property
     def ip(self) -> IpAddress | None:
         """The IP address that it stands for; None of InfiniBand's and link-local ones."""
-        if self.gid[:12] == _V4_MAPPED:
-            return ipaddress.IPv4Address(self.gid[12:])
-        if self.gid[:8] == _LINK_LOCAL or self.type is GidType.IB:
-            return None
-        return ipaddress.IPv6Address(self.gid)
+        found = ip_of(self.gid)
+        return None if self.type is GidType.IB and found and found.version == 6 else found
 
     def __str__(self) -> str:
         address = self.ip or ipaddress.IPv6Address(self.gid)
@@ -120,6 +130,7 @@ class Port:
             infiniband=self.link_layer is LinkLayer.INFINIBAND,
             roce_v2=self.gid_type is GidType.ROCE_V2,
             name=self.name,
+            iwarp=self.gid_type is GidType.IWARP,
         )
 
 
@@ -177,8 +188,6 @@ def _verdict(port: PortDescription, wanted: Sequence[str]) -> Verdict:
 
 
 def _why_not(port: PortDescription, gid: Gid, wanted: Sequence[str]) -> str:
-    if gid.type is GidType.IWARP:
-        return "iWARP needs the RDMA connection manager, which is not used here"
     if wanted and not any(_names(said, port, gid) for said in wanted):
         return f"rdma.devices names {', '.join(wanted)}, none of which is this"
     return ""
@@ -199,7 +208,7 @@ def _rank(gid: Gid) -> tuple[int, int]:
     """Routable addresses first, IPv4 before IPv6, then RoCE v1 and link-local ones."""
     if gid.ip is None:
         return 3 if gid.type is GidType.ROCE_V2 else 2, gid.index
-    kind = 0 if gid.type is GidType.ROCE_V2 else 2
+    kind = 2 if gid.type is GidType.IB else 0
     return kind + (0 if gid.ip.version == 4 else 1), gid.index
 
 
@@ -235,9 +244,9 @@ def _distance(port: Port, there: RdmaEndpoint, route: Route) -> tuple[int, str]:
     if there.infiniband:
         same = port.gid[:8] == there.gid[:8]
         return 0, "" if same else f"{pair}: in different InfiniBand subnets"
-    if (port.gid_type is GidType.ROCE_V2) != there.roce_v2:
-        return 0, f"{pair}: one speaks RoCE v1, the other v2"
-    other_type = GidType.ROCE_V2 if there.roce_v2 else GidType.IB
+    other_type = kind_of(there)
+    if port.gid_type is not other_type:
+        return 0, f"{pair}: one speaks {_SPOKEN[port.gid_type]}, the other {_SPOKEN[other_type]}"
     here, other = port.ip, Gid(index=0, gid=there.gid, type=other_type).ip
     if (here is None) != (other is None) or (here and other and here.version != other.version):
         return 0, f"{pair}: their addresses are of different families"
@@ -248,13 +257,23 @@ def _distance(port: Port, there: RdmaEndpoint, route: Route) -> tuple[int, str]:
     )
     if near:
         return 0, ""
-    if not there.roce_v2:
+    if other_type is GidType.IB:
         return 0, f"{pair}: no common subnet ({here}/{port.prefix_bits}, {other}), no routing in v1"
     source = route(other)
     if source != here:
         says = "there is no route" if source is None else f"packets leave from {source}"
         return 0, f"{pair}: no common subnet ({here}/{port.prefix_bits}), and to {other} {says}"
     return 1, ""
+
+
+_SPOKEN = {GidType.IB: "RoCE v1", GidType.ROCE_V2: "RoCE v2", GidType.IWARP: "iWARP"}
+
+
+def kind_of(endpoint: RdmaEndpoint) -> GidType:
+    """What an endpoint's packets look like."""
+    if endpoint.iwarp:
+        return GidType.IWARP
+    return GidType.ROCE_V2 if endpoint.roce_v2 else GidType.IB
 
 
 def common_mtu(here_bytes: int, there_bytes: int) -> int:

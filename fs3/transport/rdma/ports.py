@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
-from fs3.transport.rdma.inventory import Port
+from fs3.transport.rdma.inventory import GidType, Port
 from fs3.transport.rdma.loans import Lender
 from fs3.transport.rdma.regions import Regions
 from fs3.transport.rdma.verbs import Device
@@ -66,10 +66,16 @@ def _open(wanted: Sequence[str]) -> tuple[list[OpenPort], str]:
     return made, problem
 
 
-def find(ports: Sequence[OpenPort], gid: bytes) -> OpenPort:
-    """The one with this address; Fs3Error UNREACHABLE names those that there are."""
+def find(ports: Sequence[OpenPort], gid: bytes, kind: GidType) -> OpenPort:
+    """The one with this address; Fs3Error UNREACHABLE names those that there are.
+
+    Ports, and RoCE v1 and v2 of one port, may have the same.
+    """
     for one in ports:
-        if one.port.gid == gid:
+        if one.port.gid == gid and one.port.gid_type is kind:
             return one
     there = ", ".join(one.port.gid.hex() for one in ports) or "none"
-    raise Fs3Error(Code.UNREACHABLE, f"no RDMA port here has GID {gid.hex()}; there are: {there}")
+    raise Fs3Error(
+        Code.UNREACHABLE,
+        f"no RDMA port here has the {kind.value} GID {gid.hex()}; there are: {there}",
+    )

@@ -16,10 +16,12 @@ from fs3.transport.connection import Caller, Connection, Request
 from fs3.transport.rdma.caller import RdmaCaller
 from fs3.transport.rdma.flow import Permits
 from fs3.transport.rdma.handshake import RDMA_LINK, describe, open_link
+from fs3.transport.rdma.inventory import kind_of
 from fs3.transport.rdma.link import Shape
 from fs3.transport.rdma.ports import OpenPort, find
-from fs3.transport.rdma.verbs import CompletionQueue
+from fs3.transport.rdma.verbs import CompletionQueue, Listener
 from fs3.transport.tcp import FrameServer
+from fs3.wire import decode_rdma_endpoint
 
 _QUEUE_ENTRIES = 64 << 10
 _COMPLETIONS_PER_POLL = 256
@@ -43,6 +45,7 @@ class _Served:
     def __init__(self, opened: OpenPort, queue: CompletionQueue) -> None:
         self.opened = opened
         self.queue = queue
+        self.listener: Listener | None = None  # where queue pairs come up by a connection manager
         self.callers: dict[int, RdmaCaller] = {}  # by queue pair
         self.dirty: dict[RdmaCaller, None] = {}  # to be flushed at the turn's end
         self.impatient: set[RdmaCaller] = set()  # as of their last flush
@@ -67,15 +70,25 @@ class RdmaServer:
         self._by_link: dict[int, RdmaCaller] = {}
         for opened in ports:
             try:
-                queue = opened.device.completion_queue(_QUEUE_ENTRIES)
+                self._serve(opened)
             except Fs3Error as error:
                 _log.warning("rdma_port_unusable", port=opened.port.name, reason=error.detail)
-                continue
-            served = _Served(opened, queue)
-            self._served.append(served)
-            queue.arm(solicited_only=True)
-            frames.reactor.register(queue.fileno(), READABLE, partial(self._on_event, served))
         frames.take([RDMA_LINK], self._on_link)
+
+    def _serve(self, opened: OpenPort) -> None:
+        queue = opened.device.completion_queue(_QUEUE_ENTRIES)
+        served = _Served(opened, queue)
+        reactor = self.frames.reactor
+        if opened.device.by_manager:
+            try:
+                served.listener = opened.device.listen()
+            except Fs3Error:
+                queue.close()
+                raise
+            reactor.register(served.listener.fileno(), READABLE, partial(self._on_calls, served))
+        self._served.append(served)
+        queue.arm(solicited_only=True)
+        reactor.register(queue.fileno(), READABLE, partial(self._on_event, served))
 
     @property
     def endpoints(self) -> tuple[RdmaEndpoint, ...]:
@@ -99,7 +112,8 @@ class RdmaServer:
             raise Fs3Error(
                 Code.BUSY, f"{self.limits.links} RDMA links are open; no more are allowed here"
             )
-        opened = find([served.opened for served in self._served], request.gid)
+        kind = kind_of(decode_rdma_endpoint(request.caller.endpoint))
+        opened = find([served.opened for served in self._served], request.gid, kind)
         served = next(one for one in self._served if one.opened is opened)
         caller = RdmaCaller(self, served, self.limits.shape)
         try:
@@ -111,8 +125,9 @@ class RdmaServer:
         served.callers[caller.link.queue_pair.number] = caller
         self._by_link[link] = caller
         self.frames.reactor.call_later(_UNNAMED_S, lambda: self._drop_unnamed(link))
+        port = served.listener.port if served.listener is not None else 0
         return pb.ConnectQueuePairReply(
-            server=describe(caller.link, opened.device, opened.port), link=link
+            server=describe(caller.link, opened.device, opened.port, port), link=link
         )
 
     def close(self) -> None:
@@ -122,6 +137,9 @@ class RdmaServer:
         for served in self._served:
             if served.timer is not None:
                 served.timer.cancel()
+            if served.listener is not None:
+                self.frames.reactor.unregister(served.listener.fileno())
+                served.listener.close()
             self.frames.reactor.unregister(served.queue.fileno())
             served.queue.close()
         self._served.clear()
@@ -130,6 +148,13 @@ class RdmaServer:
         caller = self._by_link.pop(link, None)
         if caller is not None:
             caller.close()
+
+    def _on_calls(self, served: _Served, _events: int) -> None:
+        assert served.listener is not None
+        for call in served.listener.take():
+            caller = self._by_link.get(int.from_bytes(call.token, "little"))
+            if caller is None or not caller.called(call):
+                call.close()
 
     def _on_link(self, connection: Caller, request: Request) -> None:
         """The connection that a queue pair belongs to names it."""

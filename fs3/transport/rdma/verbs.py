@@ -100,6 +100,9 @@ class QueuePair(Protocol):
     def connect(self, path: Path) -> None:
         """Make it ready to receive and to send. Fs3Error UNREACHABLE says why it cannot be."""
 
+    def prepare(self) -> None:
+        """Make it ready for receives to be posted, and for a connection manager."""
+
     def post_receive(self, slot: int) -> None:
         """The next message goes into this slot; it completes as RECEIVE + slot."""
 
@@ -113,11 +116,52 @@ class QueuePair(Protocol):
         """When this returns, no byte of registered memory is read or written for it any more."""
 
 
+class Dialed(Protocol):
+    """A queue pair that a connection manager brings up; closed after the queue pair."""
+
+    def fileno(self) -> int:
+        """Readable when there is something to :meth:`go_on` with."""
+
+    def go_on(self) -> bool:
+        """True once the queue pair is up; Fs3Error UNREACHABLE if it will not be, or is no more."""
+
+    def close(self) -> None:
+        """Whatever state it is in."""
+
+
+class Call(Protocol):
+    """Somebody's wish for one of our queue pairs; closed after the queue pair."""
+
+    token: bytes  # which one
+
+    def accept(self, pair: QueuePair) -> None:
+        """Connect them. Fs3Error UNREACHABLE if the caller has gone."""
+
+    def close(self) -> None:
+        """Refuse, or end the connection."""
+
+
+class Listener(Protocol):
+    """Where a connection manager takes calls."""
+
+    port: int
+
+    def fileno(self) -> int:
+        """Readable when there are calls."""
+
+    def take(self) -> Sequence[Call]:
+        """Those that have come."""
+
+    def close(self) -> None:
+        """After the calls that were taken."""
+
+
 class Device(Protocol):
     """One port of an opened device, with the address that is used on it."""
 
     sequence_number: int
     reads_max: int
+    by_manager: bool  # queue pairs are brought up by a connection manager, not by connect()
 
     def register(self, memory: memoryview, *, remote: bool) -> Region:
         """Make memory known to the NIC; with ``remote``, peers that get its key may use it.
@@ -132,6 +176,12 @@ class Device(Protocol):
         self, queue: CompletionQueue, *, depth: int, slots: Sequence[tuple[int, int, int]]
     ) -> QueuePair:
         """``depth`` work requests at once; receives go into ``slots``: address, length, key."""
+
+    def listen(self) -> Listener:
+        """Only if ``by_manager``. Fs3Error UNSUPPORTED or UNREACHABLE if that cannot be."""
+
+    def dial(self, pair: QueuePair, gid: bytes, port: int, token: bytes) -> Dialed:
+        """Only if ``by_manager``: begin to connect with who listens there; 8 bytes of token."""
 
     def close(self) -> None:
         """After everything that was made of it."""
