@@ -39,7 +39,7 @@ _IFREQ_BYTES = 40
 _ROCE_PORT = 4791
 
 _IWARP_NODE = 4  # IBV_NODE_RNIC
-_GID_TYPES = {0: GidType.IB, 1: GidType.IB, 2: GidType.ROCE_V2}  # enum ibv_gid_type_sysfs
+_GID_TYPES = {0: GidType.IB, 1: GidType.ROCE_V2}  # enum ibv_gid_type_sysfs
 
 
 class Found(NamedTuple):
