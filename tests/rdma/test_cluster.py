@@ -8,9 +8,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from counters import nic_packets
 from running_cluster import RunningCluster
 
 from fs3.client.api import Client
@@ -19,12 +19,6 @@ from fs3.client.daemon_configs import Extra
 pytestmark = [pytest.mark.rdma, pytest.mark.cluster, pytest.mark.long]
 
 CHUNK = 1 << 20
-
-
-def nic_packets() -> int:
-    """Packets that all RDMA ports together have sent: the kernel counts."""
-    counters = Path("/sys/class/infiniband").glob("*/ports/*/hw_counters/sent_pkts")
-    return sum(int(counter.read_text()) for counter in counters)
 
 
 @pytest.fixture(scope="module")

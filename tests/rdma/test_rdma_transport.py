@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import rdma_peers
 import rdma_suite
 import test_transport
+from counters import nic_packets
 from frame_peers import ECHO, NO_BODY, PATTERN
 from rdma_peers import Client, Server
 
@@ -33,11 +33,6 @@ def serve() -> type[Server]:
 def server() -> Iterator[Server]:
     with Server() as made:
         yield made
-
-
-def nic_packets() -> int:
-    counters = Path("/sys/class/infiniband").glob("*/ports/*/hw_counters/sent_pkts")
-    return sum(int(counter.read_text()) for counter in counters)
 
 
 def test_payload_is_moved_by_the_nic(server):
