@@ -85,23 +85,25 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
     if not asked:
         return []
     files, paths, opened = _distinct([request[0] for request in asked])
-    handles = [file.handle for file in opened]
-    inodes = [*(h.opened.view() for h in handles), *_resolve(context, paths, _READ_BIT)]
+    held = [file.handle.opened for file in opened]
+    inodes = [inode.view() for inode in held]
+    if paths:
+        inodes += _resolve(context, paths, _READ_BIT)
     offsets = np.array([request[1] for request in asked], np.int64)
     if (offsets < 0).any():
         raise Fs3Error(Code.INVALID, f"offset {int(offsets.min())} is not allowed: 0 or more is")
     ends = np.array([i.length_bytes for i in inodes], np.int64)[files]
     lengths, buffers = _buffers([request[2] for request in asked], ends - offsets)
-    for place, file in enumerate(opened):
-        if handles[place].opened.dirty:
-            _send_gathered(file, offsets[files == place], lengths[files == place])
+    for place in [place for place, inode in enumerate(held) if inode.dirty]:
+        _send_gathered(opened[place], offsets[files == place], lengths[files == place])
     items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
     if len(items):
         views = views_of(buffers, items, of_range, begins)
         found = context.data.read_pieces(items, views)
         holes = found < items["length"]
-        suspects = np.unique(files[of_range[holes]])
-        _check_alive(context, [inodes[i] for i in suspects.tolist() if i >= len(opened)])
+        if paths and holes.any():
+            suspects = np.unique(files[of_range[holes]])
+            _check_alive(context, [inodes[i] for i in suspects.tolist() if i >= len(opened)])
     return buffers
 
 
@@ -244,10 +246,14 @@ def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryvi
 
     ``rest``: how far each file goes on behind the offset asked for; nothing is longer.
     """
+    rest = np.maximum(rest, 0)
+    if not any(isinstance(want, int) for want in wanted):
+        rooms = rest.tolist()
+        found = [_writable(at, *pair) for at, pair in enumerate(zip(wanted, rooms, strict=True))]
+        return np.array(list(map(len, found)), np.int64), found
     fresh = np.array([want if isinstance(want, int) else 0 for want in wanted], np.int64)
     if fresh.min() < 0:
         raise Fs3Error(Code.INVALID, f"length {fresh.min()} is not allowed: 0 or more is")
-    rest = np.maximum(rest, 0)
     ends = np.cumsum(np.minimum(fresh, rest)).tolist()
     if ends[-1]:
         memory = np.empty(ends[-1], np.uint8).data
@@ -256,13 +262,18 @@ def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryvi
         buffers = [_NOTHING] * len(ends)
     for position, (want, room) in enumerate(zip(wanted, rest.tolist(), strict=True)):
         if not isinstance(want, int):
-            buffer = memoryview(want)
-            if buffer.format != "B" or buffer.ndim != 1:
-                buffer = buffer.cast("B")
-            if buffer.readonly:
-                raise Fs3Error(Code.INVALID, f"buffer {position} is read-only")
-            buffers[position] = buffer if len(buffer) <= room else buffer[:room]
-    return np.array([len(buffer) for buffer in buffers], np.int64), buffers
+            buffers[position] = _writable(position, want, room)
+    return np.array(list(map(len, buffers)), np.int64), buffers
+
+
+def _writable(position: int, want: WriteableBuffer, room: int) -> memoryview:
+    """The caller's buffer, cut at what there is to be read."""
+    buffer = memoryview(want)
+    if buffer.format != "B" or buffer.ndim != 1:
+        buffer = buffer.cast("B")
+    if buffer.readonly:
+        raise Fs3Error(Code.INVALID, f"buffer {position} is read-only")
+    return buffer if len(buffer) <= room else buffer[:room]
 
 
 def views_of(

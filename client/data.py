@@ -26,6 +26,7 @@ from fs3.core.chunks import UpdateKind
 from fs3.core.dealing import FIRST
 from fs3.core.layout import Layout
 from fs3.core.request import Batch, Codes, Limits, Operation, Send
+from fs3.core.stamps import served_word
 from fs3.core.types import ChainId, ChunkId, InodeId, chunk_id
 from fs3.transport.interface import Transport
 
@@ -136,15 +137,37 @@ class DataClient:
         failed for good: CORRUPT if no replica has good bytes, UNREACHABLE, NOT_SERVING or
         STALE_CHAIN if none could be asked in time.
         """
+        if self._read_here(items, buffers):
+            return items["length"]
         reads = Reads(items, buffers)
         self._finish(self._transfer(Operation.READ, items, reads, self.own_links()))
         return reads.found
+
+    def _read_here(self, items: Items, buffers: Views) -> bool:
+        """Everything by itself, from one replica on this machine, without asking it."""
+        routing = self._routing.get(self._limits.deadline_ms / 1000)
+        near = self._loads.near(routing)
+        if not near:
+            return False
+
+        def version(chain: int) -> int:
+            known = routing.chains.get(ChainId(chain))
+            return known.version if known is not None else 0
+
+        links = self.own_links()
+        return any(c.read_here(items, buffers, version) for c in links.local(near, routing.nodes))
 
     def read_piece(self, chunk: ChunkId, chain: ChainId, offset: int, buffer: memoryview) -> int:
         """The same for one piece, which is mostly asked for and answered without any array."""
         routing = self._routing.get(self._limits.deadline_ms / 1000)
         known = routing.chains.get(chain)
-        node = self._loads.node_for(known, self._loads.near(routing)) if known is not None else None
+        near = self._loads.near(routing)
+        if near and known is not None:
+            served = served_word(chain, known.version)
+            for connection in self.own_links().local(near, routing.nodes):
+                if connection.read_piece_here(chunk, served, offset, buffer):
+                    return len(buffer)
+        node = self._loads.node_for(known, near) if known is not None else None
         info = routing.nodes.get(node) if node is not None else None
         if known is None or node is None or info is None:
             items = np.array([(chunk, chain, 0, offset, len(buffer))], dataplane.READ_ITEM)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from fs3.core.request import Send
@@ -89,6 +89,16 @@ class Links:
         self._requests[request.number] = request
         connection.send(method, request.number, head, body)
         return request
+
+    def local(
+        self, nodes: Iterable[NodeId], known: Mapping[NodeId, NodeInfo]
+    ) -> Iterator[ClientConnection]:
+        """Connections that stand already to these nodes, for small payloads."""
+        for number in nodes:
+            link = self._links.get((number, False))
+            node = known.get(number)
+            if link is not None and node is not None and self._standing(node, False) is link:
+                yield link.connection
 
     def tell(self, request: Request, method: int, head: bytes) -> None:
         """Say something to whom ``request`` was sent; what it answers does not matter."""

@@ -130,7 +130,7 @@ class OpenInode:
     def view(self) -> Inode:
         """The inode as this client sees it."""
         inode = self._inode
-        if not self.dirty:
+        if not self._unsettled:
             return inode
         mtime_ns = max(self._mtime_ns, inode.mtime_ns)
         return replace(inode, length_bytes=self.length, mtime_ns=mtime_ns, ctime_ns=mtime_ns)

@@ -15,8 +15,11 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
+from typing import Any
+
+from numpy.typing import NDArray
 
 from fs3 import dataplane, frames
 from fs3.errors import Code, Fs3Error
@@ -110,6 +113,16 @@ class DataConnection:
         self._output.put(buffers, lambda: self._note_sent(request_id))
         if not self._connecting:
             self.on_writable()
+
+    def read_here(
+        self, items: NDArray[Any], buffers: Sequence[memoryview], versions: Callable[[int], int]
+    ) -> bool:
+        """See :class:`ClientConnection`: whoever is far away must be asked."""
+        return False
+
+    def read_piece_here(self, chunk: bytes, served: int, offset: int, buffer: memoryview) -> bool:
+        """See :class:`ClientConnection`."""
+        return False
 
     def forget(self, request_id: int) -> None:
         """Give up on a request: nothing will complete, and the caller's memory is left alone.

@@ -8,7 +8,9 @@ drives connections (:func:`fs3.transport.client.drive`) and what chooses among t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from numpy.typing import NDArray
 
 from fs3.errors import Fs3Error
 from fs3.frames import Buffer
@@ -64,6 +66,18 @@ class ClientConnection(Protocol):
 
         The parts must stay as they are until it is completed, or :meth:`forget` says otherwise.
         """
+
+    def read_here(
+        self, items: NDArray[Any], buffers: Sequence[memoryview], versions: Callable[[int], int]
+    ) -> bool:
+        """Read pieces at once, without asking, each into its buffer; verified, and none short.
+
+        ``items`` are READ_ITEMs; ``versions`` says at which version a chain is asked. False if that
+        cannot be done: then the buffers may hold anything, and a READ_BATCH is the way.
+        """
+
+    def read_piece_here(self, chunk: bytes, served: int, offset: int, buffer: memoryview) -> bool:
+        """The same for one piece. ``served``: ``served_word`` of its chain (fs3/core/stamps.py)."""
 
     def forget(self, request_id: int) -> None:
         """Give up on a request: nothing will complete, and the caller's memory is left alone."""

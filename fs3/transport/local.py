@@ -27,7 +27,7 @@ import struct
 import time
 from array import array
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,7 +126,7 @@ class LocalConnection(DataConnection):
         self._window = WriteWindow()
         self._uses = Uses()
         self._tellings = 0
-        self._remembered = Remembered(self._view_of)
+        self._remembered = Remembered(self._view_of, self._files)
         self._remembers = True
         self._clock_id = boot_clock_id()
         self._ready: dict[int, tuple[bytes, Found]] = {}  # reads that need not be asked for
@@ -237,6 +237,18 @@ class LocalConnection(DataConnection):
                 self._completed.append(Completion(self, request_id, b"", error))
                 self._die(error)
         return super().take_completed()
+
+    def read_here(
+        self, items: NDArray[Any], buffers: Sequence[memoryview], versions: Callable[[int], int]
+    ) -> bool:
+        """See :class:`ClientConnection`."""
+        read = self._remembered.read(items, buffers, versions, _CLOCK.monotonic_ms)
+        return read and not self._is_gone()
+
+    def read_piece_here(self, chunk: bytes, served: int, offset: int, buffer: memoryview) -> bool:
+        """See :class:`ClientConnection`."""
+        read = self._remembered.read_piece(chunk, served, offset, buffer, _CLOCK.monotonic_ms)
+        return read and not self._is_gone()
 
     def _read_remembered(self, request_id: int, head: bytes, found: Found) -> None:
         """See fs3/core/stamps.py for why this is a read as good as any."""

@@ -8,7 +8,7 @@ here is ever told that a chunk has changed: who finds it out forgets the entry a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, Crcs, combine_blocks
-from fs3.core.stamps import StampView
+from fs3.compiled import PIECE, read_pieces
+from fs3.core.stamps import StampView, served_word
 from fs3.dataplane import FILE_NONE
 from fs3.errors import Code, Fs3Error
 from fs3.transport.located import Places
@@ -26,8 +27,32 @@ CRCS_MAX = 1 << 20  # of all these chunks: 4 MiB
 _BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
 _MASK = CHECKSUM_BLOCK_BYTES - 1
+_ENTRY = np.dtype(
+    [
+        ("row", np.int64),
+        ("stamp", np.uint64),
+        ("version", np.uint64),
+        ("position", np.int64),
+        ("length", np.int64),
+        ("first_crc", np.int64),  # its number: see Remembered
+        ("stamps", np.uint32),
+        ("chain", np.uint32),
+        ("file", np.uint32),
+        ("descriptor", np.int32),
+        ("checksum", np.uint32),
+    ]
+)
+_PIECE = np.dtype(
+    {
+        "names": ["descriptor", "crc", "position", "before", "length", "after"],
+        "formats": [np.int32, np.uint32, np.uint64, np.uint32, np.uint32, np.uint32],
+        "offsets": [0, 4, 8, 16, 20, 24],
+        "itemsize": PIECE.size,
+    }
+)
 
 Column = NDArray[np.int64]
+NowMs = Callable[[], int]
 
 
 class Found(NamedTuple):
@@ -35,7 +60,21 @@ class Found(NamedTuple):
 
     items: NDArray[Any]  # dataplane.READ_ITEM
     slots: Column  # of their entries
-    places: NDArray[Any]  # what those say: dataplane.CHUNK_PLACE
+    entries: NDArray[Any]  # what those say
+    numbers: list[int]  # whose stamps they stand by
+
+
+class _Facts(NamedTuple):
+    """An entry, for a read of a single piece."""
+
+    view: StampView
+    row: int
+    stamp: int
+    descriptor: int
+    position: int
+    length: int
+    first_crc: int
+    checksum: int
 
 
 class Remembered:
@@ -44,18 +83,23 @@ class Remembered:
     def __init__(
         self,
         view_of: Callable[[int], StampView],
+        files: Mapping[int, int],
         chunks_max: int = CHUNKS_MAX,
         crcs_max: int = CRCS_MAX,
     ) -> None:
-        """``view_of``: the stamps in the file of this number; OSError if they cannot be had."""
+        """``view_of``: the stamps in the file of this number; OSError if they cannot be had.
+
+        ``files``: the descriptor of each file by its number; what is in it stays.
+        """
         self._view_of = view_of
+        self._files = files
         self._chunks_max, self._crcs_max = chunks_max, crcs_max
         self._views: dict[int, StampView] = {}
         self._slots: dict[bytes, int] = {}
         # A ring of entries, and one of their CRCs in the same order: numbers grow, places wrap.
         self._chunks: list[bytes] = []
-        self._places = np.zeros(0, dataplane.CHUNK_PLACE)
-        self._first_crc = np.zeros(0, np.int64)  # number of an entry's
+        self._facts: list[_Facts] = []
+        self._entries = np.zeros(0, _ENTRY)
         self._crcs: Crcs = np.zeros(0, np.uint32)
         self._oldest = self._next = 0
         self._next_crc = 0
@@ -75,22 +119,30 @@ class Remembered:
 
     def learn(self, items: NDArray[Any], places: NDArray[Any], crcs: Crcs) -> None:
         """What the reply to ``items`` says. Fs3Error PROTOCOL if it makes no sense."""
-        if not len(self._places):
-            self._places = np.zeros(self._chunks_max, dataplane.CHUNK_PLACE)
-            self._first_crc = np.zeros(self._chunks_max, np.int64)
+        if not len(self._entries):
+            self._entries = np.zeros(self._chunks_max, _ENTRY)
             self._crcs = np.empty(self._crcs_max, np.uint32)
         self._check(len(items), places, len(crcs))
         chunks = items["chunk"][places["item"]].tolist()
+        chains = items["chain"][places["item"]].tolist()
         start = 0
-        for chunk, place, count in zip(chunks, places, places["crcs"].tolist(), strict=True):
-            slot, at = self._take(count)
+        for chunk, chain, place in zip(chunks, chains, places.tolist(), strict=True):
+            _, stamps, row, stamp, version, position, file, length, checksum, count = place
+            slot, number = self._take(count)
+            at, descriptor = number % self._crcs_max, self._files[file]
             self._crcs[at : at + count] = crcs[start : start + count]
-            self._places[slot] = place
             start += count
+            self._entries[slot] = (
+                *(row, stamp, version, position, length, number),
+                *(stamps, chain, file, descriptor, checksum),
+            )
+            view = self._views[stamps]
+            facts = _Facts(view, row, stamp, descriptor, position, length, at, checksum)
             if slot == len(self._chunks):
                 self._chunks.append(chunk)
+                self._facts.append(facts)
             else:
-                self._chunks[slot] = chunk
+                self._chunks[slot], self._facts[slot] = chunk, facts
             self._slots[chunk] = slot
 
     def _check(self, items: int, places: NDArray[Any], crcs: int) -> None:
@@ -107,31 +159,35 @@ class Remembered:
             or (counts != (lengths + _MASK) >> _SHIFT).any()
             or (counts > dataplane.CHUNK_PLACE_CRCS_MAX).any()
             or int(counts.sum()) != crcs
+            or not self._files.keys() >= set(places["file"].tolist())
         ):
             raise Fs3Error(Code.PROTOCOL, f"{len(places)} places with {crcs} CRCs make no sense")
 
     def _take(self, count: int) -> tuple[int, int]:
-        """Where a new entry goes, and so many CRCs; what is in their way is forgotten."""
+        """Slot of a new entry and number of its first CRC; what is in their way is forgotten."""
         start = self._next_crc
         if start % self._crcs_max + count > self._crcs_max:  # its CRCs stand in one piece
             start += self._crcs_max - start % self._crcs_max
         while self._oldest < self._next:
             oldest = self._oldest % self._chunks_max
             full = self._next - self._oldest == self._chunks_max
-            if not full and start + count - int(self._first_crc[oldest]) <= self._crcs_max:
+            first = int(self._entries["first_crc"][oldest])
+            if not full and start + count - first <= self._crcs_max:
                 break
             self.forget([oldest])
             self._oldest += 1
         slot = self._next % self._chunks_max
-        self._first_crc[slot] = start
         self._next_crc = start + count
         self._next += 1
-        return slot, start % self._crcs_max
+        return slot, start
 
     def clear(self) -> None:
         """Forget everything, the stamps' memory, too."""
         self._slots.clear()
+        self._facts.clear()
+        self._chunks.clear()
         self._views.clear()
+        self._oldest = self._next = self._next_crc = 0
 
     def forget(self, slots: Sequence[int]) -> None:
         """They are wrong, or in the way."""
@@ -140,70 +196,141 @@ class Remembered:
             if self._slots.get(chunk) == slot:
                 del self._slots[chunk]
 
-    # -- a read ----------------------------------------------------------------------------------
+    # -- a batch ---------------------------------------------------------------------------------
 
     def find(self, items: NDArray[Any]) -> Found | None:
         """What is remembered of the chunks of a batch; None if it is not all."""
-        get = self._slots.get
-        slots = [get(chunk, -1) for chunk in items["chunk"].tolist()]
-        if not slots or min(slots) < 0:
+        if not len(items) or not self._slots:
+            return None
+        try:
+            slots = list(map(self._slots.__getitem__, items["chunk"].tolist()))
+        except KeyError:
             return None
         chosen = np.array(slots, np.int64)
-        return Found(items, chosen, self._places[chosen])
+        entries = self._entries[chosen]
+        return Found(items, chosen, entries, list(set(entries["stamps"].tolist())))
 
-    def serving(self, found: Found, now_ms: Callable[[], int]) -> bool:
+    def serving(self, found: Found, now_ms: NowMs) -> bool:
         """Do the targets serve what is asked for? To be asked before anything is read."""
         items = found.items
         served = items["chain"].astype(np.int64) << 32 | items["chain_version"]
-        asked = set(zip(found.places["stamps"].tolist(), served.tolist(), strict=True))
+        asked = set(zip(found.entries["stamps"].tolist(), served.tolist(), strict=True))
         return all(self._views[number].serves(word, now_ms) for number, word in asked)
 
     def standing(self, found: Found) -> bool:
         """Is all of it still so? What is not is forgotten. To be asked when all has been read."""
-        places = found.places
-        numbers = places["stamps"]
         gone: list[int] = []
-        for number in set(numbers.tolist()):
-            mine = numbers == number
-            of = places[mine]
-            stands = self._views[number].standing(of["row"], of["stamp"])
+        slots, entries = found.slots, found.entries
+        for number in found.numbers:
+            if len(found.numbers) > 1:
+                mine = found.entries["stamps"] == number
+                slots, entries = found.slots[mine], found.entries[mine]
+            stands = self._views[number].standing(entries["row"], entries["stamp"])
             if not stands.all():
-                gone += found.slots[mine][~stands].tolist()
+                gone += slots[~stands].tolist()
         self.forget(gone)
         return not gone
 
     def locations(self, found: Found) -> Places:
         """Where the pieces lie."""
-        items, slots, places = found
-        sizes = places["length"].astype(np.int64)
+        items, _, entries, _ = found
+        sizes = entries["length"]
         offsets = items["offset"].astype(np.int64)
         ends = np.minimum(offsets + items["length"], sizes)
         lengths = np.maximum(ends - offsets, 0)
         starts = offsets & ~_MASK
         covered = np.minimum((ends + _MASK) & ~_MASK, sizes)
-        blocks = np.where(lengths > 0, starts >> _SHIFT, 0)
         located = np.zeros(len(items), dataplane.LOCATE_RESULT)
         located["length"] = lengths
-        located["version"] = places["version"]
-        located["crc"] = self._crcs[self._first_crc[slots] % self._crcs_max + blocks]
-        located["file"] = places["file"]
-        located["position"] = places["position"].astype(np.int64) + starts
+        located["version"] = entries["version"]
+        located["crc"] = self._crcs_of(entries, np.where(lengths > 0, starts, 0), covered)
+        located["file"] = entries["file"]
+        located["position"] = entries["position"] + starts
         located["before"] = offsets - starts
         located["after"] = np.maximum(covered - ends, 0)
-        for at in np.flatnonzero(covered - starts > _BLOCK).tolist():
-            located["crc"][at] = self._crc_of(int(slots[at]), int(starts[at]), int(covered[at]))
         nothing = np.flatnonzero(lengths == 0)
         if len(nothing):
             located[nothing] = 0
-            located["version"][nothing] = places["version"][nothing]
+            located["version"][nothing] = entries["version"][nothing]
             located["file"][nothing] = FILE_NONE
         return located
 
-    def _crc_of(self, slot: int, start: int, end: int) -> int:
-        """Of whole checksum blocks, or up to the chunk's end."""
-        if not start and end == self._places["length"][slot]:
-            return int(self._places["checksum"][slot])
-        first = int(self._first_crc[slot]) % self._crcs_max
+    def _crcs_of(self, entries: NDArray[Any], starts: Column, ends: Column) -> Crcs:
+        """Of these ranges of chunks, which are whole checksum blocks or go to the end."""
+        crcs: Crcs = self._crcs[entries["first_crc"] % self._crcs_max + (starts >> _SHIFT)]
+        for at in np.flatnonzero(ends - starts > _BLOCK).tolist():
+            *_, length, number, _, _, _, _, checksum = entries[at].item()
+            first = number % self._crcs_max
+            crcs[at] = self._crc_of(first, int(starts[at]), int(ends[at]), length, checksum)
+        return crcs
+
+    def _crc_of(self, first: int, start: int, end: int, length: int, checksum: int) -> int:
+        if not start and end == length:
+            return checksum
         last = first + (end + _MASK >> _SHIFT)
-        crcs = self._crcs[first + (start >> _SHIFT) : last].tolist()
-        return combine_blocks(crcs, end - start)
+        return combine_blocks(self._crcs[first + (start >> _SHIFT) : last].tolist(), end - start)
+
+    def read(
+        self,
+        items: NDArray[Any],
+        buffers: Sequence[memoryview],
+        versions: Callable[[int], int],
+        now_ms: NowMs,
+    ) -> bool:
+        """Read pieces that are there whole, each into its buffer; False if that cannot be done.
+
+        ``versions``: at which version each chain is asked. What is in the buffers counts if this
+        is True, and the server proves to be alive after that.
+        """
+        found = self.find(items)
+        if found is None:
+            return False
+        entries = found.entries
+        offsets, lengths = items["offset"].astype(np.int64), items["length"]
+        ends = offsets + lengths
+        if (ends > entries["length"]).any() or not lengths.all():
+            return False
+        asked = set(zip(entries["stamps"].tolist(), items["chain"].tolist(), strict=True))
+        for number, chain in asked:
+            if not self._views[number].serves(served_word(chain, versions(chain)), now_ms):
+                return False
+        starts = offsets & ~_MASK
+        covered = np.minimum((ends + _MASK) & ~_MASK, entries["length"])
+        pieces = np.zeros(len(items), _PIECE)
+        pieces["descriptor"] = entries["descriptor"]
+        pieces["crc"] = self._crcs_of(entries, starts, covered)
+        pieces["position"] = entries["position"] + starts
+        pieces["before"] = offsets - starts
+        pieces["length"] = lengths
+        pieces["after"] = covered - ends
+        failures = read_pieces(pieces.view(np.uint8).data, buffers, True)
+        self.forget(found.slots[[failure[0] for failure in failures]].tolist())
+        return self.standing(found) and not failures
+
+    # -- a single piece --------------------------------------------------------------------------
+
+    def read_piece(
+        self, chunk: bytes, served: int, offset: int, buffer: memoryview, now_ms: NowMs
+    ) -> bool:
+        """The same for one piece; ``served``: of the chain at the version that is asked for."""
+        slot = self._slots.get(chunk)
+        if slot is None:
+            return False
+        view, row, stamp, descriptor, position, size, first, checksum = self._facts[slot]
+        length = len(buffer)
+        end = offset + length
+        if end > size or not length or not view.serves(served, now_ms):
+            return False
+        start, covered = offset & ~_MASK, (end + _MASK) & ~_MASK
+        if covered > size:
+            covered = size
+        if covered - start <= _BLOCK:
+            crc = self._crcs.item(first + (start >> _SHIFT))
+        else:
+            crc = self._crc_of(first, start, covered, size, checksum)
+        piece = PIECE.pack(descriptor, crc, position + start, offset - start, length, covered - end)
+        failures = read_pieces(piece, (buffer,), True)
+        if failures or not view.stands(row, stamp):
+            self.forget([slot])
+            return False
+        return True

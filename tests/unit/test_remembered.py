@@ -37,7 +37,7 @@ class Told:
         self.memory[31] = memoryview(bytearray(64 + 8 * ROWS))
         self.stamps = {number: Stamps(memory) for number, memory in self.memory.items()}
         self.remembered = Remembered(
-            lambda number: StampView(self.memory[number]), chunks_max, crcs_max
+            lambda number: StampView(self.memory[number]), {3: 3, 0: 0}, chunks_max, crcs_max
         )
         self.content: dict[ChunkId, bytes] = {}
 
