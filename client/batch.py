@@ -11,7 +11,7 @@ is asked for once more: a file that was removed meanwhile is an error, not zeros
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from fs3.types import Credentials, FileKind, Inode
 from .context import ClientContext, Handle
 from .data import Items
 from .file import File
+from .open_inodes import OpenInode
 from .paths import Path, plain
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Ranges(NamedTuple):
 def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
     """The pieces of all ranges, in order; of which range each is, and where in it it begins."""
     inodes, files = ranges.inodes, ranges.files
-    chunk_bytes = np.array([i.layout.chunk_bytes for i in inodes], np.int64)[files]
+    layouts = [inode.layout for inode in inodes]
+    chunk_bytes = np.array([layout.chunk_bytes for layout in layouts], np.int64)[files]
     first = ranges.offsets // chunk_bytes
     ends = ranges.offsets + ranges.lengths
     counts = np.where(ranges.lengths > 0, (ends - 1) // chunk_bytes + 1 - first, 0)
@@ -71,8 +73,8 @@ def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
     ids["owner"] = np.array([i.inode for i in inodes], np.uint64)[file]
     ids["slot"] = index
     items["chunk"] = ids.view("V24")
-    widths = np.array([len(i.layout.chains) for i in inodes], np.int64)
-    chains = np.array([c for i in inodes for c in i.layout.chains], np.uint32)
+    widths = np.array([len(layout.chains) for layout in layouts], np.int64)
+    chains = np.array([c for layout in layouts for c in layout.chains], np.uint32)
     items["chain"] = chains[(np.cumsum(widths) - widths)[file] + index % widths[file]]
     items["offset"] = starts - index * size
     items["length"] = stops - starts
@@ -84,8 +86,15 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
     asked = list(requests)
     if not asked:
         return []
-    files, paths, opened = _distinct([request[0] for request in asked])
-    held = [file.handle.opened for file in opened]
+    keys = [request[0] for request in asked]
+    paths: list[str] = []
+    if set(map(type, keys)) == {File}:  # then looking for those that come twice saves nothing
+        files, opened = np.arange(len(keys)), cast("list[File]", keys)
+    else:
+        files, paths, opened = _distinct(keys)
+    held = [inode for file in opened if (inode := file.opened) is not None]
+    if len(held) < len(opened):
+        raise ValueError("I/O operation on closed file")
     inodes = [inode.view() for inode in held]
     if paths:
         inodes += _resolve(context, paths, _READ_BIT)
@@ -95,7 +104,7 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
     ends = np.array([i.length_bytes for i in inodes], np.int64)[files]
     lengths, buffers = _buffers([request[2] for request in asked], ends - offsets)
     for place in [place for place, inode in enumerate(held) if inode.dirty]:
-        _send_gathered(opened[place], offsets[files == place], lengths[files == place])
+        _send_gathered(held[place], offsets[files == place], lengths[files == place])
     items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
     if len(items):
         views = views_of(buffers, items, of_range, begins)
@@ -236,9 +245,9 @@ def _check_alive(context: ClientContext, inodes: Sequence[Inode]) -> None:
             raise Fs3Error(Code.NOT_FOUND, f"inode {inode.inode} was removed while it was read")
 
 
-def _send_gathered(file: File, offsets: Column, lengths: Column) -> None:
+def _send_gathered(inode: OpenInode, offsets: Column, lengths: Column) -> None:
     for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-        file.handle.opened.prepare_read(offset, length)
+        inode.prepare_read(offset, length)
 
 
 def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryview]]:
@@ -248,8 +257,16 @@ def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryvi
     """
     rest = np.maximum(rest, 0)
     if not any(isinstance(want, int) for want in wanted):
-        rooms = rest.tolist()
-        found = [_writable(at, *pair) for at, pair in enumerate(zip(wanted, rooms, strict=True))]
+        found = [
+            want
+            if type(want) is memoryview
+            and want.format == "B"
+            and not want.readonly
+            and want.ndim == 1
+            and len(want) <= room
+            else _writable(at, want, room)
+            for at, (want, room) in enumerate(zip(wanted, rest.tolist(), strict=True))
+        ]
         return np.array(list(map(len, found)), np.int64), found
     fresh = np.array([want if isinstance(want, int) else 0 for want in wanted], np.int64)
     if fresh.min() < 0:

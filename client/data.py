@@ -154,8 +154,9 @@ class DataClient:
             known = routing.chains.get(ChainId(chain))
             return known.version if known is not None else 0
 
-        links = self.own_links()
-        return any(c.read_here(items, buffers, version) for c in links.local(near, routing.nodes))
+        return self.own_links().read_here(
+            near, routing.nodes, lambda connection: connection.read_here(items, buffers, version)
+        )
 
     def read_piece(self, chunk: ChunkId, chain: ChainId, offset: int, buffer: memoryview) -> int:
         """The same for one piece, which is mostly asked for and answered without any array."""
@@ -164,9 +165,10 @@ class DataClient:
         near = self._loads.near(routing)
         if near and known is not None:
             served = served_word(chain, known.version)
-            for connection in self.own_links().local(near, routing.nodes):
-                if connection.read_piece_here(chunk, served, offset, buffer):
-                    return len(buffer)
+            if self.own_links().read_here(
+                near, routing.nodes, lambda c: c.read_piece_here(chunk, served, offset, buffer)
+            ):
+                return len(buffer)
         node = self._loads.node_for(known, near) if known is not None else None
         info = routing.nodes.get(node) if node is not None else None
         if known is None or node is None or info is None:

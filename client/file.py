@@ -10,6 +10,7 @@ from fs3.errors import Code, Fs3Error
 from fs3.types import Inode
 
 from .context import ClientContext, Handle
+from .open_inodes import OpenInode
 from .read_ahead import ReadAhead
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class File(io.RawIOBase):
         super().__init__()
         self._context = context
         self._handle = handle
+        self.opened: OpenInode | None = handle.opened  # None once the file is closed
         self._mode = mode
         self._position = 0
         self._ahead = ReadAhead(handle.opened, context.files.buffers)
@@ -233,6 +235,7 @@ class File(io.RawIOBase):
         finally:
             # RawIOBase.close would flush, through a handle that is gone.
             self._mode.write = False
+            self.opened = None
             super().close()
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fs3.core.request import Send
@@ -71,6 +71,7 @@ class Links:
         self._place = _placer(self._requests)
         self._numbers = itertools.count(1)
         self._late: list[Completion] = []  # of connections that have been replaced
+        self._read_here = NodeId(0)  # whose connection could read without asking last
 
     def send(
         self,
@@ -90,15 +91,25 @@ class Links:
         connection.send(method, request.number, head, body)
         return request
 
-    def local(
-        self, nodes: Iterable[NodeId], known: Mapping[NodeId, NodeInfo]
-    ) -> Iterator[ClientConnection]:
-        """Connections that stand already to these nodes, for small payloads."""
-        for number in nodes:
+    def read_here(
+        self,
+        near: Iterable[NodeId],
+        known: Mapping[NodeId, NodeInfo],
+        read: Callable[[ClientConnection], bool],
+    ) -> bool:
+        """Have one of the connections that stand to nodes on this machine ``read`` by itself.
+
+        False if none can: then somebody must be asked.
+        """
+        for number in (self._read_here, *near):
             link = self._links.get((number, False))
             node = known.get(number)
-            if link is not None and node is not None and self._standing(node, False) is link:
-                yield link.connection
+            if link is None or node is None or self._standing(node, False) is not link:
+                continue
+            if read(link.connection):
+                self._read_here = number
+                return True
+        return False
 
     def tell(self, request: Request, method: int, head: bytes) -> None:
         """Say something to whom ``request`` was sent; what it answers does not matter."""

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from storage_cluster import CHAIN, CLUSTER, StorageCluster
 
 from fs3 import dataplane
+from fs3.core.stamps import served_word
 from fs3.core.types import chunk_id
 from fs3.errors import Code
 from fs3.storageserver.chunkstore.interface import Piece
 from fs3.storageserver.localport import LocalPort
 from fs3.storageserver.settings import LocalSettings
+from fs3.transport import remembered
 from fs3.transport.client import drive
 from fs3.transport.local import LocalConnection
 
@@ -81,12 +84,16 @@ class Reader:
             if length
         ]
 
-    def send(self, *pieces: tuple[int, int, int], version: int | None = None) -> int:
+    def items_of(self, pieces: Sequence[tuple[int, int, int]], version: int | None) -> Any:
         items = np.zeros(len(pieces), dataplane.READ_ITEM)
         for item, (slot, offset, length) in zip(items, pieces, strict=True):
             item["chunk"] = np.frombuffer(chunk_id(7, slot), "V24")[0]
             item["chain"], item["chain_version"] = CHAIN, version or self.port.cluster.version
             item["offset"], item["length"] = offset, length
+        return items
+
+    def send(self, *pieces: tuple[int, int, int], version: int | None = None) -> int:
+        items = self.items_of(pieces, version)
         number = next(self.numbers)
         self.items[number] = items
         self.buffers[number] = [bytearray(b"\xee" * length) for _, _, length in pieces]
@@ -120,16 +127,46 @@ class Reader:
         ]
 
 
+class HereReader(Reader):
+    """The same, of what it remembers by the short ways: ``read_here``, for one ``read_piece_here``.
+
+    What cannot be read so is asked for.
+    """
+
+    def read(self, *pieces: tuple[int, int, int], version: int | None = None) -> list[Any]:
+        """Bytes or code of each piece."""
+        items = self.items_of(pieces, version)
+        buffers = [memoryview(bytearray(b"\xee" * length)) for _, _, length in pieces]
+        at = version or self.port.cluster.version
+        if len(pieces) == 1:
+            served = served_word(CHAIN, at)
+            ((slot, offset, _),) = pieces
+            read = self.connection.read_piece_here(chunk_id(7, slot), served, offset, buffers[0])
+        else:
+            read = self.connection.read_here(items, buffers, lambda _: at)
+        if not read:
+            return super().read(*pieces, version=version)
+        self.verified = True
+        return list(map(bytes, buffers))
+
+
 def before_reading(reader: Reader, action: Any) -> None:
     """Do something once, when places are known and nothing has been read."""
-    read = reader.connection._reader.read
+    located, pieces = reader.connection._reader.read, remembered.read_pieces
 
-    def late(located: Any, buffers: Any) -> Any:
-        reader.connection._reader.read = read
+    def begin() -> None:
+        reader.connection._reader.read, remembered.read_pieces = located, pieces
         action()
-        return read(located, buffers)
 
-    reader.connection._reader.read = late
+    def late(*arguments: Any) -> Any:
+        begin()
+        return located(*arguments)
+
+    def late_pieces(*arguments: Any) -> Any:
+        begin()
+        return pieces(*arguments)
+
+    reader.connection._reader.read, remembered.read_pieces = late, late_pieces
 
 
 def fill(cluster: StorageCluster, first_slot: int, count: int, size: int) -> None:

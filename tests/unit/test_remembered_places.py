@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_port_rig import PATTERN, Port, Reader, before_reading, damage, fill
+from local_port_rig import PATTERN, HereReader, Port, Reader, before_reading, damage, fill
 from storage_cluster import StorageCluster
 
 from fs3.checksum import crc32c
@@ -39,9 +39,9 @@ def port(cluster: StorageCluster, request: Any) -> Iterator[Port]:
     made.close()
 
 
-@pytest.fixture
-def reader(port: Port) -> Iterator[Reader]:
-    made = Reader(port)
+@pytest.fixture(params=[Reader, HereReader])
+def reader(port: Port, request: Any) -> Iterator[Reader]:
+    made: Reader = request.param(port)
     yield made
     made.connection.close()
 
