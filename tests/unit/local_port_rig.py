@@ -127,27 +127,37 @@ class Reader:
         ]
 
 
-class HereReader(Reader):
-    """The same, of what it remembers by the short ways: ``read_here``, for one ``read_piece_here``.
-
-    What cannot be read so is asked for.
-    """
+class BatchReader(Reader):
+    """The same, of what it remembers by ``read_here``. What cannot be read so is asked for."""
 
     def read(self, *pieces: tuple[int, int, int], version: int | None = None) -> list[Any]:
         """Bytes or code of each piece."""
-        items = self.items_of(pieces, version)
         buffers = [memoryview(bytearray(b"\xee" * length)) for _, _, length in pieces]
-        at = version or self.port.cluster.version
-        if len(pieces) == 1:
-            served = served_word(CHAIN, at)
-            ((slot, offset, _),) = pieces
-            read = self.connection.read_piece_here(chunk_id(7, slot), served, offset, buffers[0])
-        else:
-            read = self.connection.read_here(items, buffers, lambda _: at)
-        if not read:
+        if not self.read_here(pieces, buffers, version or self.port.cluster.version):
             return super().read(*pieces, version=version)
         self.verified = True
         return list(map(bytes, buffers))
+
+    def read_here(
+        self, pieces: Sequence[tuple[int, int, int]], buffers: list[memoryview], version: int
+    ) -> bool:
+        """Without asking, if that can be."""
+        items = self.items_of(pieces, version)
+        return self.connection.read_here(items, buffers, lambda _: version)
+
+
+class PieceReader(BatchReader):
+    """The same, one by one, by ``read_piece_here``."""
+
+    def read_here(
+        self, pieces: Sequence[tuple[int, int, int]], buffers: list[memoryview], version: int
+    ) -> bool:
+        """Without asking, if that can be."""
+        served, read = served_word(CHAIN, version), self.connection.read_piece_here
+        return all(
+            read(chunk_id(7, slot), served, offset, buffer)
+            for (slot, offset, _), buffer in zip(pieces, buffers, strict=True)
+        )
 
 
 def before_reading(reader: Reader, action: Any) -> None:

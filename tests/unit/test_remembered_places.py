@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_port_rig import PATTERN, HereReader, Port, Reader, before_reading, damage, fill
+from local_port_rig import (
+    PATTERN,
+    BatchReader,
+    PieceReader,
+    Port,
+    Reader,
+    before_reading,
+    damage,
+    fill,
+)
 from storage_cluster import StorageCluster
 
 from fs3.checksum import crc32c
@@ -39,7 +48,7 @@ def port(cluster: StorageCluster, request: Any) -> Iterator[Port]:
     made.close()
 
 
-@pytest.fixture(params=[Reader, HereReader])
+@pytest.fixture(params=[Reader, BatchReader, PieceReader])
 def reader(port: Port, request: Any) -> Iterator[Reader]:
     made: Reader = request.param(port)
     yield made
@@ -279,6 +288,18 @@ def test_a_server_that_goes_while_it_is_read_takes_its_answer_along(cluster, por
         others: Code.UNREACHABLE,
     }
     assert reader.connection.dead
+
+
+@pytest.mark.parametrize("kind", [BatchReader, PieceReader])
+def test_what_was_read_when_the_server_was_gone_does_not_count(cluster, port, kind):
+    cluster.write(0, PATTERN[:100])
+    reader = kind(port)
+    reader.read((0, 0, 1))
+    buffers = [memoryview(bytearray(100))]
+    assert reader.read_here([(0, 0, 100)], buffers, cluster.version)
+    before_reading(reader, port.close)
+    assert not reader.read_here([(0, 0, 100)], buffers, cluster.version)
+    reader.connection.close()
 
 
 # Bad bytes, and who does not remember.
