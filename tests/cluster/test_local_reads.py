@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,20 +37,27 @@ def client(cluster: RunningCluster) -> Client:
 
 @pytest.fixture
 def located(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Pieces that were read by preadv here; and batches of what was remembered."""
+    """Pieces that were read by preadv here; and reads of what was remembered."""
     counted: Counter[str] = Counter()
-    read, locations = LocatedReader.read, Remembered.locations
-
-    def remember(self: Remembered, found):
-        counted["remembered"] += 1
-        return locations(self, found)
-
-    monkeypatch.setattr(Remembered, "locations", remember)
+    read = LocatedReader.read
 
     def count(self: LocatedReader, found, buffers):
         counted["pieces"] += len(found)
         return read(self, found, buffers)
 
+    def counting(name: str, pieces_of: Callable[[Any], int]) -> None:
+        plain = getattr(Remembered, name)
+
+        def counted_read(self: Remembered, first: Any, *others: Any) -> Any:
+            done = plain(self, first, *others)
+            counted["remembered"] += bool(done)
+            counted["pieces"] += pieces_of(first) if done else 0
+            return done
+
+        monkeypatch.setattr(Remembered, name, counted_read)
+
+    counting("read", len)
+    counting("read_piece", lambda _: 1)
     monkeypatch.setattr(LocatedReader, "read", count)
     return counted
 
