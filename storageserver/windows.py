@@ -19,7 +19,7 @@ from fs3.transport.window import PREFIX, REPLY, SLOT_BYTES, SLOTS
 
 from .jobs import BufferOwner
 
-WINDOWS_MAX = 32  # 33 MiB each, if all of it was ever used
+WINDOWS_MAX = 32  # 36 MiB each, if all of it was ever used
 _BYTES = SLOT_BYTES * SLOTS
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL  # no SIGBUS for us
 _log = get_logger(__name__)

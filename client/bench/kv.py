@@ -168,7 +168,8 @@ def _fs3(cell: _Cell, cache: KVCache, rounds: int, who: str) -> Iterator[Line]:
         return _missed(cache.exists(cell.keys(number % cell.calls)))
 
     start_over()
-    put(0)  # connections, pools, data files
+    for _ in range(cell.calls):  # connections, pools; memory that was never touched is slow
+        put(0)
     yield _line(cell, who, "put", put, rounds, prepare=start_over)
     start_over()
     for number in range(cell.calls):
@@ -215,6 +216,8 @@ def _redis(cell: _Cell, redis: Any, rounds: int) -> Iterator[Line]:  # noqa: ANN
             pipeline.exists(key)
         return cell.batch - int(sum(pipeline.execute()))
 
+    for _ in range(cell.calls):
+        put(0)
     yield _line(cell, "redis", "put", put, rounds, prepare=redis.flushall)
     redis.flushall()
     for number in range(cell.calls):

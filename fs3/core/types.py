@@ -22,7 +22,7 @@ ChunkId = NewType("ChunkId", bytes)
 CHUNK_ID_BYTES = 24
 CHUNK_BYTES_MIN = 64 << 10
 CHUNK_BYTES_MAX = 64 << 20
-CHUNK_ROOM_BYTES = 8 << 10  # more than that in a chunk of the KV cache: for the value's header
+CHUNK_ROOM_BYTES = 16 << 10  # more than that in a chunk of the KV cache: for the value's header
 CHUNK_CONTENT_BYTES_MAX = CHUNK_BYTES_MAX + CHUNK_ROOM_BYTES
 CHUNK_BYTES_DEFAULT = 1 << 20
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from fs3.errors import Code, Fs3Error
 
-SLOT_BYTES = (4 << 20) + (64 << 10)  # a full request, or a value of 4 MiB with its header
+SLOT_BYTES = (4 << 20) + (512 << 10)  # a full request, or a page of 64 tokens of DeepSeek-V3
 SLOTS = 8
 WORTH_BYTES = 32 << 10  # fewer are sent along
 REPLY = struct.Struct("<II")  # of a WINDOW: bytes of a slot, slots
