@@ -7,25 +7,59 @@ from collections.abc import Sequence
 from typing import Any
 
 from fs3.errors import Code, Fs3Error
+from fs3.transport.rdma.regions import WHOLE_BYTES_MAX
 
 Parts = list[memoryview]
 
 
-def parts_of(value: Any, *, writable: bool) -> Parts:  # noqa: ANN401 - many kinds of buffer
+class Registered:
+    """Tensors that were announced: what lies in them is a part of the same memory each time.
+
+    A NIC's registration belongs to an object that owns memory (fs3/transport/rdma/regions.py). An
+    array or a mapping is one; of a tensor only the address is known, and a view made anew for each
+    call would be registered anew. A large one is several, of what a NIC's registration may hold.
+    """
+
+    def __init__(self) -> None:
+        self._views: list[tuple[int, memoryview]] = []  # where each begins
+
+    def add(self, value: Any) -> None:  # noqa: ANN401 - many kinds of buffer
+        """Fs3Error INVALID for what could not be read into."""
+        for part, view in zip(_items(value), parts_of(value, writable=True), strict=True):
+            if hasattr(part, "data_ptr"):
+                for start in range(0, len(view), WHOLE_BYTES_MAX):
+                    address = part.data_ptr() + start
+                    length = min(WHOLE_BYTES_MAX, len(view) - start)
+                    self._views.append((address, _memory(part, address, length)))
+
+    def part(self, address: int, length: int) -> memoryview | None:
+        """The announced memory there, if it is all one tensor's."""
+        for start, view in self._views:
+            if start <= address and address + length <= start + len(view):
+                return view[address - start : address - start + length]
+        return None
+
+
+_NONE = Registered()
+
+
+def _items(value: Any) -> Sequence[Any]:  # noqa: ANN401
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def parts_of(value: Any, *, writable: bool, registered: Registered = _NONE) -> Parts:  # noqa: ANN401
     """The memory of one value: a buffer, a torch CPU tensor, or a sequence of these.
 
     Fs3Error INVALID for memory that is not contiguous, not writable or not the CPU's.
     """
-    if isinstance(value, list | tuple):
-        return [_view(part, writable) for part in value]
-    return [_view(value, writable)]
+    return [_view(part, writable, registered) for part in _items(value)]
 
 
-def _view(part: Any, writable: bool) -> memoryview:  # noqa: ANN401
+def _view(part: Any, writable: bool, registered: Registered) -> memoryview:  # noqa: ANN401
     if isinstance(part, memoryview):
         view = part
     elif hasattr(part, "data_ptr"):
-        return _tensor(part)
+        return _tensor(part, registered)
     else:
         try:
             view = memoryview(part)
@@ -44,7 +78,7 @@ def _view(part: Any, writable: bool) -> memoryview:  # noqa: ANN401
     return view.cast("B")
 
 
-def _tensor(tensor: Any) -> memoryview:  # noqa: ANN401
+def _tensor(tensor: Any, registered: Registered) -> memoryview:  # noqa: ANN401
     """A torch tensor's memory, by address: numpy knows no bfloat16 nor float8."""
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
         detail = f"a tensor on {tensor.device}, strides {tuple(tensor.stride())}"
@@ -52,7 +86,14 @@ def _tensor(tensor: Any) -> memoryview:  # noqa: ANN401
     length = tensor.numel() * tensor.element_size()
     if not length:
         return memoryview(b"")
-    memory = (ctypes.c_ubyte * length).from_address(tensor.data_ptr())
+    known = registered.part(tensor.data_ptr(), length)
+    if known is not None:
+        return known
+    return _memory(tensor, tensor.data_ptr(), length)
+
+
+def _memory(tensor: Any, address: int, length: int) -> memoryview:  # noqa: ANN401
+    memory: Any = (ctypes.c_ubyte * length).from_address(address)
     memory.tensor = tensor  # the view must not outlive it
     return memoryview(memory).cast("B")
 

@@ -34,7 +34,7 @@ from fs3.routing import Routing
 
 from .channels import UpdateChannels
 from .kv_administration import find_namespace, node_stats, remove_all, total
-from .kv_buffers import Parts, lengths_of, parts_of
+from .kv_buffers import Parts, Registered, lengths_of, parts_of
 from .kvdata import Gets, Items, Job, KvData, Lookups, Updates
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class KVCache:
         self._namespace = found
         self._data = KvData(self._context.routing, self._context.cluster_id)
         self._channels = UpdateChannels()
+        self._registered = Registered()
         self._pid = os.getpid()
         self._size_hint = min(_SIZE_HINT, found.value_bytes_max)
 
@@ -138,7 +139,10 @@ class KVCache:
             raise Fs3Error(Code.INVALID, f"{len(buffers)} buffers for {len(keys)} keys")
         if not len(keys):
             return np.zeros(0, np.int64)
-        return self._get(keys, [parts_of(buffer, writable=True) for buffer in buffers])[0]
+        return self._get(
+            keys,
+            [parts_of(buffer, writable=True, registered=self._registered) for buffer in buffers],
+        )[0]
 
     def get(self, keys: Keys) -> list[bytes | None]:
         """The values, None for a miss.
@@ -177,7 +181,9 @@ class KVCache:
             raise Fs3Error(Code.INVALID, f"{len(buffers)} values for {len(keys)} keys")
         if not len(keys):
             return np.zeros(0, np.bool_)
-        values = [parts_of(buffer, writable=False) for buffer in buffers]
+        values = [
+            parts_of(buffer, writable=False, registered=self._registered) for buffer in buffers
+        ]
         lengths = lengths_of(values)
         longest = self.namespace.value_bytes_max
         if max(lengths) <= longest:
@@ -276,10 +282,11 @@ class KVCache:
     def register(self, buffer: Any) -> None:  # noqa: ANN401 - any buffer
         """Announce memory that values will be read into or put from, over and over.
 
-        Over TCP and on one host nothing needs to be known beforehand: it is only checked that the
-        buffer could be used. A transport with a NIC of its own registers it there.
+        A NIC registers an array or a mapping with the first transfer, whole and once, as long as it
+        lives; a torch tensor, and any part of it, as one once it is announced here, and it is kept
+        alive until this object goes. Local transfers and TCP need to know nothing beforehand.
         """
-        parts_of(buffer, writable=True)
+        self._registered.add(buffer)
 
     def stat(self) -> Mapping[str, int]:
         """Counts of the namespace over all storageservers; Fs3Error if one cannot be asked."""
