@@ -35,7 +35,7 @@ from fs3.transport.output import Output, frame_buffers
 _INPUT_BYTES = 8 << 10
 _BUFFERS_PER_CALL = 1024  # Linux's IOV_MAX
 _BYTES_PER_RECEIVE = 1 << 20  # of a body; what the second cache holds is checked while it does
-_RECEIVES_PER_CALL = 16  # bounds how long one fast server keeps the others waiting
+_RECEIVES_PER_CALL = 4  # bounds how long one fast server keeps the others waiting
 _CHECKED_BYTES_MIN = 64 << 10  # smaller bodies are in the cache until their owner checks them
 
 

@@ -19,7 +19,7 @@ from fs3.transport.sources import Source, Window
 
 _BUFFERS_PER_CALL = os.sysconf("SC_IOV_MAX")
 SMALL_BYTES = 4 << 10  # a head up to this is copied behind its header rather than sent by itself
-_FETCHED_PER_TURN = 4 << 20  # bytes of sources that one connection sends before others have a turn
+_BYTES_PER_TURN = 4 << 20  # that one connection sends before others have a turn
 
 Part: TypeAlias = memoryview | Source
 _BUFFERS = (memoryview, bytes, bytearray)  # what is sent as it stands
@@ -84,12 +84,12 @@ class Output:
             self._marks.append((self.queued_bytes, on_sent))
 
     def send(self, connection: socket.socket) -> None:
-        """As much as the kernel takes now; of sources no more than one turn's share.
+        """As much as the kernel takes now, but no more than about one turn's share.
 
         Raises what sendmsg raises, BlockingIOError excepted, and what sources raise.
         """
-        fetched = 0
-        while self.unsent_bytes and fetched < _FETCHED_PER_TURN:
+        begun_bytes = self.unsent_bytes
+        while self.unsent_bytes and begun_bytes - self.unsent_bytes < _BYTES_PER_TURN:
             buffers = self._gathered() if self._sources else self._first_buffers()
             try:
                 if self._rights:
@@ -98,8 +98,6 @@ class Output:
                     sent = connection.sendmsg(buffers)
             except BlockingIOError:
                 return
-            if self._sources:
-                fetched += sent
             self._drop(sent)
 
     def _first_buffers(self) -> Sequence[Buffer]:
