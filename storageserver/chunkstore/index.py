@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fs3.core.chunks import ChannelRecord, ChunkMeta
+from fs3.core.chunks import ChannelRecord, ChunkMeta, Tag
 from fs3.core.stamps import Stamps
 from fs3.core.types import ChunkId
 
@@ -99,9 +99,33 @@ class Index:
         )
 
     def channel(self, client: int, channel: int) -> ChannelRecord | None:
-        """The newest update on a channel: the pending one, or else the committed one."""
+        """The newest update on a channel, pending or committed.
+
+        A client that gave an update up uses its channel for the next one while the first may still
+        be under way, in another chunk: whichever ends last, the greater sequence is the newer.
+        """
         key = (client, channel)
-        return self.pending_channels.get(key) or self.channels.get(key)
+        pending, committed = self.pending_channels.get(key), self.channels.get(key)
+        if pending is None or committed is None:
+            return pending or committed
+        return pending if pending.sequence >= committed.sequence else committed
+
+    def note_pending(self, tag: Tag, record: ChannelRecord) -> None:
+        """A tagged update is staged."""
+        known = self.pending_channels.get(tag[:2])
+        if known is None or known.sequence <= tag.sequence:
+            self.pending_channels[tag[:2]] = record
+
+    def forget_pending(self, tag: Tag) -> None:
+        """It is pending no more."""
+        known = self.pending_channels.get(tag[:2])
+        if known is not None and known.sequence == tag.sequence:
+            del self.pending_channels[tag[:2]]
+
+    def is_newest(self, key: tuple[int, int], record: ChannelRecord) -> bool:
+        """No later update on the channel is committed."""
+        known = self.channels.get(key)
+        return known is None or known.sequence <= record.sequence
 
     def rows(self, chunks: Sequence[ChunkId]) -> Rows:
         """Each chunk's row, -1 for an unknown one."""

@@ -121,9 +121,8 @@ class MemoryChunkStore:
         for chunk, entry in entries.items():
             self._put(chunk, entry)
             if entry.pending and entry.pending.tag:
-                key = entry.pending.tag[:2]
                 record = channel_record(chunk, entry.pending, pending=True)
-                self._index.pending_channels[key] = record
+                self._index.note_pending(entry.pending.tag, record)
 
     # -- what the core asks ------------------------------------------------------------------------
 
@@ -188,7 +187,7 @@ class MemoryChunkStore:
         self._apply(Batch({update.chunk: entry}, {}))
         if update.tag:
             record = channel_record(update.chunk, pending, pending=True)
-            self._index.pending_channels[update.tag[:2]] = record
+            self._index.note_pending(update.tag, record)
         return StageResult(Code.OK, len(content), version.checksum)
 
     def create(self, updates: Sequence[StageRequest]) -> list[StageResult]:
@@ -216,7 +215,9 @@ class MemoryChunkStore:
             return Code.OK if commit.version <= entry.committed.version else Code.NO_CHUNK
         channels = {}
         if pending.tag:
-            channels[pending.tag[:2]] = channel_record(commit.chunk, pending, pending=False)
+            record = channel_record(commit.chunk, pending, pending=False)
+            if self._index.is_newest(pending.tag[:2], record):
+                channels[pending.tag[:2]] = record
         self._forget_channel(entry)
         version = pending.version._replace(chain_version=commit.chain_version)
         after = None if pending.removed else Entry(version, entry.pending_content)
@@ -263,7 +264,7 @@ class MemoryChunkStore:
 
     def _forget_channel(self, entry: Entry) -> None:
         if entry.pending and entry.pending.tag:
-            self._index.pending_channels.pop(entry.pending.tag[:2], None)
+            self._index.forget_pending(entry.pending.tag)
 
     def _apply(self, batch: Batch) -> None:
         self._journal.append(batch)

@@ -215,7 +215,7 @@ def _fill(
             own.add((version.size_class, version.block))
         index.put(chunk, committed, pending)
         if pending and pending.tag:
-            index.pending_channels[pending.tag[:2]] = channel_record(chunk, pending, pending=True)
+            index.note_pending(pending.tag, channel_record(chunk, pending, pending=True))
     allocator.settle()
 
 

@@ -210,8 +210,7 @@ class DiskChunkStore(Locating):
             index.put(chunk, before[chunk], pending)
             self._let_go(old)
             if pending.tag:
-                record = channel_record(chunk, pending, pending=True)
-                index.pending_channels[pending.tag[:2]] = record
+                index.note_pending(pending.tag, channel_record(chunk, pending, pending=True))
 
     def create(self, updates: Sequence[StageRequest]) -> list[StageResult]:
         """Store chunks that are not there yet, committed, in one batch."""
@@ -261,7 +260,7 @@ class DiskChunkStore(Locating):
             return
         for chunk, (version, pending) in ready.items():
             if pending.tag:
-                self._index.pending_channels.pop(pending.tag[:2], None)
+                self._index.forget_pending(pending.tag)
             self._replace(chunk, None if pending.removed else version, None, undos[chunk])
 
     def drop(self, chunks: Sequence[ChunkId]) -> None:
@@ -334,7 +333,9 @@ class DiskChunkStore(Locating):
     def _keep_channel(
         self, key: tuple[int, int], record: ChannelRecord, operations: list[Operation]
     ) -> None:
-        """Remember ``record``; the channel that was unused longest makes room."""
+        """Remember ``record``, unless a newer is known; who was unused longest makes room."""
+        if not self._index.is_newest(key, record):
+            return
         channels = self._index.channels
         channels.pop(key, None)  # to the end of the order
         channels[key] = record
@@ -373,7 +374,7 @@ class DiskChunkStore(Locating):
         if pending is not None:
             self._allocator.release(pending.version.size_class, pending.version.block)
             if pending.tag:
-                self._index.pending_channels.pop(pending.tag[:2], None)
+                self._index.forget_pending(pending.tag)
 
     # -- reads -------------------------------------------------------------------------------------
 

@@ -254,6 +254,26 @@ class StoreTests:
         assert store.channel(8, 3) is None
         assert store.scan_channels(None, 10) == [Channel(8, 2, first)]
 
+    def test_of_two_updates_on_a_channel_the_later_is_known_whichever_ends_last(self, store):
+        """Its client gave the first one up, which goes on in another chunk."""
+        store.stage([write(A, 1, 0, b"one", Tag(8, 2, 10))])
+        put(store, write(B, 1, 0, b"two!", Tag(8, 2, 11)))
+        second = ChannelRecord(11, B, 1, 4, crc32c(b"two!"))
+        assert store.channel(8, 2) == second
+        store.commit([Commit(A, 1, 1)])
+        assert store.channel(8, 2) == second
+        assert store.scan_channels(None, 10) == [Channel(8, 2, second)]
+
+    def test_an_update_that_ends_leaves_the_record_of_a_later_one_that_is_pending(self, store):
+        store.stage([write(A, 1, 0, b"one", Tag(8, 2, 10))])
+        store.stage([write(B, 1, 0, b"two!", Tag(8, 2, 11))])
+        store.stage([write(C, 1, 0, b"0", Tag(8, 2, 9))])
+        second = ChannelRecord(11, B, 1, 4, crc32c(b"two!"), True)
+        assert store.channel(8, 2) == second
+        store.commit([Commit(A, 1, 1)])
+        store.drop([C])
+        assert store.channel(8, 2) == second
+
     def test_channels_are_taken_over_unless_a_newer_one_is_known(self, store):
         put(store, write(A, 1, 0, b"one", Tag(8, 2, 10)))
         mine = store.channel(8, 2)
