@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 
+import frame_peers
 import numpy as np
 import pytest
 import rdma_peers
@@ -14,6 +15,7 @@ from fake_verbs import Fabric
 from frame_peers import BIG, COUNT, ECHO, PATTERN
 from rdma_peers import Client, Server
 
+from fs3.transport.rdma import client as rdma_client
 from fs3.transport.rdma.flow import Permits
 from fs3.transport.rdma.verbs import Opcode
 
@@ -82,6 +84,26 @@ def test_nothing_stays_registered_for_memory_that_is_gone(server, fabric):
             gc.collect()
             # The last array's is closed with the next transfer; the server's pool has a few.
             assert len(fabric.regions) <= kept + 5
+    client.connection.close()
+
+
+def test_a_queue_pair_that_fails_before_it_is_used_leaves_the_connection_to_tcp(server, fabric):
+    client = Client.__new__(Client)
+    client.bodies, client.room, client.refused, client.ids = {}, {}, [], iter(range(1, 1 << 30))
+    client.connection = rdma_client.RdmaConnection(
+        server.frames.address,
+        frame_peers.CLUSTER,
+        client.place,
+        rdma_peers.chosen_ports[0],
+        server.rdma.endpoints[0],
+        on_refused=client.refused.append,
+    )
+    client.connection._link.fail("flushed")
+    for _ in "abc":
+        request_id = client.send(ECHO, b"", [PATTERN[:100_000]], [100_000])
+        assert client.finish()[request_id].error is None
+        assert client.body(request_id) == PATTERN[:100_000]
+    assert (client.connection.up, len(client.refused)) == (False, 1)
     client.connection.close()
 
 

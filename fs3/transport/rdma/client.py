@@ -218,6 +218,8 @@ class RdmaConnection(DataConnection):
                 self._refuse(error)
 
     def _go_on(self, request_id: int, head: bytes) -> None:
+        if self._link.broken:
+            return  # refused meanwhile
         if request_id == _LINK:
             self._up = True
             return
@@ -396,7 +398,9 @@ class RdmaConnection(DataConnection):
     # -- its end ---------------------------------------------------------------------------------
 
     def _on_link_broken(self, reason: str) -> None:
-        self._up = False
+        if not self._up:  # nothing went that way yet
+            self._refuse(Fs3Error(Code.UNREACHABLE, f"{self.address}: RDMA: {reason}"))
+            return
         self._die(Fs3Error(Code.MAYBE_APPLIED, f"{self.address}: RDMA: {reason}"))
 
     def _die(self, error: Fs3Error) -> None:
