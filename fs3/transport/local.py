@@ -28,7 +28,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +126,8 @@ class LocalConnection(DataConnection):
         self._window = WriteWindow()
         self._uses = Uses()
         self._tellings = 0
-        self._remembered = Remembered(self._view_of, self._files)
+        # No method: in a cycle, connections would stay open until that is collected.
+        self._remembered = Remembered(partial(_stamps_in, self._files, address), self._files)
         self._remembers = True
         self._clock_id = boot_clock_id()
         self._ready: dict[int, tuple[bytes, Found]] = {}  # reads that need not be asked for
@@ -283,12 +284,6 @@ class LocalConnection(DataConnection):
             self._remembers = False
             _log.warning("places_not_remembered", server=self.address, reason=str(error))
 
-    def _view_of(self, number: int) -> StampView:
-        descriptor = self._files.get(number)
-        if descriptor is None:
-            raise Fs3Error(Code.PROTOCOL, f"{self.address}: stamps {number} were never passed")
-        return StampView(memoryview(mmap.mmap(descriptor, STAMPS_BYTES, prot=mmap.PROT_READ)))
-
     # -- receiving -------------------------------------------------------------------------------
 
     def _read(self, buffers: list[memoryview]) -> int:
@@ -414,6 +409,14 @@ class LocalConnection(DataConnection):
 
     def _is_gone(self) -> bool:
         return bool(self._hang_up.poll(0))
+
+
+def _stamps_in(files: dict[int, int], address: str, number: int) -> StampView:
+    """OSError if the memory of this number cannot be mapped, Fs3Error if it was never passed."""
+    descriptor = files.get(number)
+    if descriptor is None:
+        raise Fs3Error(Code.PROTOCOL, f"{address}: stamps {number} were never passed")
+    return StampView(memoryview(mmap.mmap(descriptor, STAMPS_BYTES, prot=mmap.PROT_READ)))
 
 
 def _decode(head: bytes) -> _Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from local_port_rig import (
     damage,
     fill,
 )
-from storage_cluster import StorageCluster
+from storage_cluster import CLUSTER, StorageCluster
 
 from fs3.checksum import crc32c
 from fs3.core.chunks import UpdateKind
@@ -30,6 +31,7 @@ from fs3.errors import Code
 from fs3.storageserver.chunkstore.interface import StageRequest
 from fs3.transport import local
 from fs3.transport.client import DataConnection
+from fs3.transport.local import LocalConnection
 
 S, SYNC, OFF = PublicState.SERVING, PublicState.SYNCING, PublicState.OFFLINE
 
@@ -81,6 +83,14 @@ PIECES = [(0, 0, 60_000), (0, 17_000, 10), (1, 16_384, 16_384), (1, 16_000, 80_0
 
 def expected(pieces: list[tuple[int, int, int]], contents: dict[int, bytes]) -> list[bytes]:
     return [contents[slot][start : start + length] for slot, start, length in pieces]
+
+
+def test_a_connection_that_nobody_refers_to_is_closed_at_once(port):
+    """Not when a collector comes round: servers would keep descriptors and memory for it."""
+    connection = LocalConnection(port.port.address, CLUSTER, lambda _number, _head: None)
+    gone = weakref.ref(connection)
+    del connection
+    assert gone() is None
 
 
 # Without asking.
