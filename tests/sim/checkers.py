@@ -2,6 +2,8 @@
 
 * Who shows data is serving in the manager's newest chain: nobody is passed by a newer version of
   his chain while he still answers. This is what leases are for.
+* Who acknowledges a write has it on everybody who serves in the manager's newest chain, staged or
+  committed: so it is not lost as long as one of them is there.
 * Who commits an update does it after everybody behind him: at that moment all later serving
   replicas of the chain, as he knows it, have the same version with the same content.
 * Nobody fails, unless the disk was full.
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Protocol
 
+from fs3.core.chunks import Tag
 from fs3.core.types import Chain, PublicState, Replica, TargetId
 
 from .manager import Manager, describe
@@ -69,6 +72,18 @@ class Checker:
             if theirs != mine and theirs[0] == mine[0]:
                 raise Violation(
                     f"two values of one version: {mine} on node {number}, {theirs} on {target}"
+                )
+
+    def acknowledged(self, number: int, chunk: bytes, tag: Tag) -> None:
+        """A head tells a client that its write is done: nobody who serves may have missed it."""
+        chain = self._cluster.manager.chain
+        for replica in chain.serving:
+            store = self._cluster.nodes[int(replica.target)].disk.store
+            record = store.channel(tag.client, tag.channel)
+            if record is None or record.sequence < tag.sequence:
+                raise Violation(
+                    f"node {number} acknowledges {tag} of {chunk!r}, but node {replica.target} has"
+                    f" {record}: {describe(chain)}"
                 )
 
     def _copy(self, number: int, chunk: bytes) -> tuple[int, bytes | None]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
@@ -279,9 +279,16 @@ class Node:
             if self.core is None:
                 answer(Code.NOT_SERVING)
             else:
-                self.feed(update._replace(request=answer, chain_version=chain_version))
+                request = partial(self._answered, update, answer)
+                self.feed(update._replace(request=request, chain_version=chain_version))
 
         self._alive(arrive)()
+
+    def _answered(self, update: m.Write, answer: Answer, code: Code, *rest: Any) -> None:
+        # Others may have had nothing to change, and leave no record then.
+        if code is Code.OK and update.tag is not None and update.kind is UpdateKind.WRITE:
+            self._checker.acknowledged(self.number, update.chunk, update.tag)
+        answer(code, *rest)
 
     def read(self, chain_version: ChainVersion, chunk: bytes, answer: Answer) -> None:
         """A client's read: clean chunks are answered here, dirty ones by the core."""
