@@ -122,6 +122,8 @@ def test_a_mount_is_as_it_was_when_its_files_are_closed(cluster: RunningCluster,
         round_of_work()
         memory.append(resident_bytes(pid))
     descriptors, threads = usage({"mount": pid})["mount"]
-    assert descriptors <= before[0] + 2
+    # A thread that had little to do before gets connections of its own, each with the data files
+    # of a server, stamps and a window. What leaks does so with each of these 600 files.
+    assert descriptors <= before[0] + 100
     assert threads <= before[1] + 2
     assert memory[-1] <= memory[0] + MEMORY_SLACK_BYTES, memory
