@@ -272,7 +272,7 @@ class Manager:
                 info,
                 max(0, now_ms - members.leases.heard_ms(info.node)),
                 members.reports.get(info.node, ()),
-                self._cuts.said_by(info.node),
+                self._cuts.said_by(info.node, now_ms),
             )
             for info in self.feed.current.nodes.values()
         ]

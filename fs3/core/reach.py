@@ -131,7 +131,7 @@ class Cuts:
             _pair(node, other)
             for node, of in self._said.items()
             for other, was_heard in of.items()
-            if was_heard and now_ms >= max(self._counts_from(node), self._counts_from(other))
+            if was_heard and self._counts(node, other, now_ms)
         }
         for pair, parting in list(self._partings.items()):
             if pair in cut:
@@ -146,12 +146,15 @@ class Cuts:
         self._cut = frozenset(cut)
         return stirred | {leaving.node for leaving in self._leaving.values()}
 
-    def _counts_from(self, node: NodeId) -> int:
-        return self._counts_from_ms.get(node, self._first_ms)
+    def _counts(self, node: NodeId, other: NodeId, now_ms: int) -> bool:
+        """Neither of them, nor this manager, has just come back."""
+        counts_from = [self._counts_from_ms.get(n, self._first_ms) for n in (node, other)]
+        return now_ms >= max(counts_from)
 
-    def said_by(self, node: NodeId) -> tuple[NodeId, ...]:
-        """Whom ``node`` does not reach, as it said last."""
-        return tuple(self._said.get(node, ()))
+    def said_by(self, node: NodeId, now_ms: int) -> tuple[NodeId, ...]:
+        """Whom ``node`` does not reach, as it said last, as far as it counts."""
+        said = self._said.get(node, ())
+        return tuple(other for other in said if self._counts(node, other, now_ms))
 
     def are_cut(self, one: Replica, other: Replica) -> bool:
         """Do the nodes of two replicas fail to reach each other?"""

@@ -73,8 +73,8 @@ def test_status_of_a_degraded_cluster_says_what_is_missing(cluster: RunningClust
     assert "DEGRADED" in result.stdout
     assert "node 2" in result.stdout
     cluster.run("node", "start", "2", check=True)
-    while cluster.run("status").returncode:
-        pass  # its neighbours have to find it, too
+    cluster.wait_healthy()
+    assert cluster.run("status").returncode == 0
 
 
 def test_tree_comes_back_as_it_was_copied(

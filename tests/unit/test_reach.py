@@ -243,12 +243,14 @@ def test_of_a_node_that_has_just_come_back_nothing_counts_until_the_others_can_h
     assert cuts.settle(0) == {1, 2}
     cuts.forget(NodeId(2), 1)
     assert cuts.settle(1) == {1, 2}  # once more: what was held back may go on
-    assert cuts.said_by(NodeId(1)) == ()
+    assert cuts.said_by(NodeId(1), 1) == ()
     for _ in range(2):  # they have not found each other yet
         cuts.say(NodeId(1), [NodeId(2)])
         cuts.say(NodeId(2), [NodeId(1)])
     assert cuts.settle(RETURN_MS) == set()
+    assert cuts.said_by(NodeId(1), RETURN_MS) == ()  # nor is it shown
     assert cuts.settle(1 + RETURN_MS) == {1, 2}
+    assert cuts.said_by(NodeId(1), 1 + RETURN_MS) == (2,)
 
 
 def test_a_node_that_dies_again_and_again_syncs_at_once_each_time() -> None:
