@@ -28,7 +28,7 @@ Places: TypeAlias = NDArray[Any]
 Parts: TypeAlias = Sequence[memoryview]
 _BUFFERS_PER_CALL = 1024  # Linux's IOV_MAX
 _BLOCK = CHECKSUM_BLOCK_BYTES
-_PIECES = np.dtype(
+PIECES = np.dtype(
     [
         ("descriptor", "<i4"),
         ("crc", "<u4"),
@@ -39,7 +39,8 @@ _PIECES = np.dtype(
         ("reserved", "<u4"),
     ]
 )
-assert _PIECES.itemsize == PIECE.size
+assert PIECES.itemsize == PIECE.size
+"""The pieces of :func:`read_pieces`, as an array."""
 _TAKEN_OVER = ("crc", "position", "before", "length", "after")
 
 
@@ -74,7 +75,7 @@ class LocatedReader:
     def _read_singly(self, items: NDArray[np.int64], places: Places, buffers: Parts) -> None:
         """Each place has one buffer."""
         files = self._files
-        pieces = np.zeros(len(places), _PIECES)
+        pieces = np.zeros(len(places), PIECES)
         try:
             pieces["descriptor"] = [
                 files[file] if file != FILE_NONE else IN_MEMORY for file in places["file"].tolist()

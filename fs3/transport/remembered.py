@@ -20,7 +20,7 @@ from fs3.compiled import PIECE, read_pieces
 from fs3.core.stamps import StampView, served_word
 from fs3.dataplane import FILE_NONE
 from fs3.errors import Code, Fs3Error
-from fs3.transport.located import Places
+from fs3.transport.located import PIECES, Places
 
 CHUNKS_MAX = 1 << 14
 CRCS_MAX = 1 << 20  # of all these chunks: 4 MiB
@@ -42,15 +42,6 @@ _ENTRY = np.dtype(
         ("checksum", np.uint32),
     ]
 )
-_PIECE = np.dtype(
-    {
-        "names": ["descriptor", "crc", "position", "before", "length", "after"],
-        "formats": [np.int32, np.uint32, np.uint64, np.uint32, np.uint32, np.uint32],
-        "offsets": [0, 4, 8, 16, 20, 24],
-        "itemsize": PIECE.size,
-    }
-)
-
 Column = NDArray[np.int64]
 NowMs = Callable[[], int]
 
@@ -238,8 +229,7 @@ class Remembered:
         offsets = items["offset"].astype(np.int64)
         ends = np.minimum(offsets + items["length"], sizes)
         lengths = np.maximum(ends - offsets, 0)
-        starts = offsets & ~_MASK
-        covered = np.minimum((ends + _MASK) & ~_MASK, sizes)
+        starts, covered = _whole_blocks(offsets, ends, sizes)
         located = np.zeros(len(items), dataplane.LOCATE_RESULT)
         located["length"] = lengths
         located["version"] = entries["version"]
@@ -294,9 +284,8 @@ class Remembered:
         for number, chain in asked:
             if not self._views[number].serves(served_word(chain, versions(chain)), now_ms):
                 return False
-        starts = offsets & ~_MASK
-        covered = np.minimum((ends + _MASK) & ~_MASK, entries["length"])
-        pieces = np.zeros(len(items), _PIECE)
+        starts, covered = _whole_blocks(offsets, ends, entries["length"])
+        pieces = np.zeros(len(items), PIECES)
         pieces["descriptor"] = entries["descriptor"]
         pieces["crc"] = self._crcs_of(entries, starts, covered)
         pieces["position"] = entries["position"] + starts
@@ -334,3 +323,8 @@ class Remembered:
             self.forget([slot])
             return False
         return True
+
+
+def _whole_blocks(starts: Column, ends: Column, sizes: Column) -> tuple[Column, Column]:
+    """The ranges of whole checksum blocks around these; the last one of a chunk may be short."""
+    return starts & ~_MASK, np.minimum((ends + _MASK) & ~_MASK, sizes)

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from test_chunkstore import SETTINGS, A, B, C, get, put, write
 
 from fs3.core.chunks import ChannelRecord, Tag
 from fs3.errors import Code
 from fs3.storageserver.chunkstore.files import Files
 from fs3.storageserver.chunkstore.interface import Commit
-from fs3.storageserver.chunkstore.memory import MemoryChunkStore
 from fs3.storageserver.chunkstore.store import DiskChunkStore
-
-
-@pytest.fixture(params=["disk", "memory"])
-def store(request, tmp_path):
-    made = DiskChunkStore(Files(), tmp_path, SETTINGS) if request.param == "disk" else None
-    made = made or MemoryChunkStore()
-    yield made
-    made.close()
 
 
 def codes(results):

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
 from test_chunkstore import SETTINGS, A, B, C, get, put, remove, write
 
 from fs3.core.chunks import ChunkMeta, Tag
 from fs3.errors import Code
 from fs3.storageserver.chunkstore.files import Files
 from fs3.storageserver.chunkstore.interface import Commit
-from fs3.storageserver.chunkstore.memory import MemoryChunkStore
 from fs3.storageserver.chunkstore.store import DiskChunkStore
-
-
-@pytest.fixture(params=["disk", "memory"])
-def store(request, tmp_path):
-    made = DiskChunkStore(Files(), tmp_path, SETTINGS) if request.param == "disk" else None
-    made = made or MemoryChunkStore()
-    yield made
-    made.close()
 
 
 def test_discarded_chunks_are_gone_and_their_space_is_free(store):

@@ -14,10 +14,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from vm import CACHE, DIED, TIMEOUT, Guest, why_not
+
+if TYPE_CHECKING:
+    from running_cluster import RunningCluster
 
 HERE = Path(__file__).resolve().parent
 # What tests of real clusters and of the transport share.
@@ -150,3 +153,20 @@ def _read(config: pytest.Config, path: Path) -> Iterator[tuple[str, list[pytest.
     for nodeid, reports in found.items():
         if any(report.when == "teardown" for report in reports):
             yield nodeid, reports
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
+    """One machine plays all: without RDMA clients would read its files themselves."""
+    from running_cluster import RunningCluster
+
+    running = RunningCluster(
+        tmp_path_factory.mktemp("cluster") / "data",
+        storageserver_settings={"local": {"enabled": False}},
+    )
+    try:
+        with running:
+            yield running
+    finally:
+        running.print_logs()
+        running.local.down()

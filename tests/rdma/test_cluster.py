@@ -14,26 +14,10 @@ from counters import nic_packets
 from running_cluster import RunningCluster
 
 from fs3.client.api import Client
-from fs3.client.daemon_configs import Extra
 
 pytestmark = [pytest.mark.rdma, pytest.mark.cluster, pytest.mark.long]
 
 CHUNK = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    # One machine plays all: without RDMA clients would read its files themselves.
-    remote: Extra = {"local": {"enabled": False}}
-    running = RunningCluster(
-        tmp_path_factory.mktemp("cluster") / "data", storageserver_settings=remote
-    )
-    try:
-        with running:
-            yield running
-    finally:
-        running.print_logs()
-        running.local.down()
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import rdma_peers
@@ -12,10 +10,8 @@ import rdma_suite
 import test_transport
 from frame_peers import ECHO, PATTERN
 from rdma_peers import Client
-from running_cluster import RunningCluster
 from test_rdma_transport import queue_pairs, serve, server  # noqa: F401 - fixtures
 
-from fs3.client.daemon_configs import Extra
 from fs3.transport.rdma.inventory import GidType
 from fs3.transport.rdma.ports import open_ports
 
@@ -63,19 +59,6 @@ def test_the_doctor_finds_a_port_that_works(capsys):
     said = " ".join(capsys.readouterr().out.split())
     assert "iWARP" in said
     assert os.environ.get("RDMA_VM_ADDRESS", "") in said
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCluster]:
-    remote: Extra = {"local": {"enabled": False}}
-    where: Path = tmp_path_factory.mktemp("cluster") / "data"
-    running = RunningCluster(where, storageserver_settings=remote)
-    try:
-        with running:
-            yield running
-    finally:
-        running.print_logs()
-        running.local.down()
 
 
 def test_files_travel_by_iwarp_and_so_do_those_between_neighbours(cluster):

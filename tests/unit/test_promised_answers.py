@@ -217,14 +217,22 @@ def test_blocks_are_not_reused_while_a_slow_reader_gets_them(
     reader.close()
 
 
+def reader_of_blocks_let_go(
+    cluster: StorageCluster, monkeypatch: pytest.MonkeyPatch, chunks: int
+) -> SlowReader:
+    """It has the head of an answer that is held for no time, and nothing is held any more."""
+    monkeypatch.setattr(reads, "HOLD_MS", 0)
+    fill(cluster, chunks)
+    reader = SlowReader(cluster, [(slot, 0, MIB) for slot in range(chunks)])
+    reader.head()
+    wait_until(cluster, lambda: not readers_of(cluster))
+    return reader
+
+
 def test_an_answer_that_is_not_taken_holds_blocks_for_a_while_only_and_goes_on_later(
     cluster: StorageCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "HOLD_MS", 0)
-    fill(cluster, 8)
-    reader = SlowReader(cluster, [(slot, 0, MIB) for slot in range(8)])
-    reader.head()
-    wait_until(cluster, lambda: not readers_of(cluster))
+    reader = reader_of_blocks_let_go(cluster, monkeypatch, 8)
     assert reader.body() == b"".join(content(slot) for slot in range(8))
     reader.close()
 
@@ -232,11 +240,7 @@ def test_an_answer_that_is_not_taken_holds_blocks_for_a_while_only_and_goes_on_l
 def test_an_answer_whose_chunk_has_changed_meanwhile_breaks_off_without_a_wrong_byte(
     cluster: StorageCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reads, "HOLD_MS", 0)
-    fill(cluster, 32)
-    reader = SlowReader(cluster, [(slot, 0, MIB) for slot in range(32)])
-    reader.head()
-    wait_until(cluster, lambda: not readers_of(cluster))
+    reader = reader_of_blocks_let_go(cluster, monkeypatch, 32)
     for slot in range(32):
         assert cluster.write(slot, content(100 + slot))[0]["code"] == Code.OK
     got = reader.body()
