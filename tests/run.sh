@@ -52,6 +52,13 @@ if [ "$part" != long ]; then
     step "mypy --strict" python tests/typecheck.py
     # Two processes: what a test uses (ports, directories, mounts) is its own.
     step "fast tests" python -m pytest -n 2 --dist loadfile -m "not long" "$@"
+    # Whoever has no compiler gets the same loops in Python.
+    if [ $# = 0 ]; then
+        step "without the extension" env FS3_COMPILED=0 python -m pytest -q -n 2 --dist loadfile -m "not long" \
+            tests/contract/test_chunkstore*.py tests/contract/test_locating.py tests/contract/test_stamped_places.py \
+            tests/contract/test_transport.py tests/unit/test_chunkstore_faults.py tests/unit/test_local_port.py \
+            tests/unit/test_promised_answers.py tests/unit/test_remembered_places.py
+    fi
 fi
 if [ "$part" != fast ]; then
     step "long tests" python -m pytest -n 2 --dist loadfile -m long "$@"

@@ -5,6 +5,9 @@
 #   make_environment EXTRAS                e.g. ".[dev]"; installs anew only when pyproject.toml, setup.py or
 #                                          what is compiled (fs3/compiled) changed
 
+# Whether the extension can be built: then it is tried again when that has changed.
+HAS_HEADERS='import os, sysconfig; print(os.path.exists(sysconfig.get_paths()["include"] + "/Python.h"))'
+
 say() { printf '== %s\n' "$*"; }
 
 install_packages() {
@@ -52,7 +55,7 @@ make_environment() {
     FS3_PYTHON=$PWD/.venv/bin/python
     stamp=.venv/fs3-installed
     sources=$(cat pyproject.toml setup.py fs3/compiled/*.[ch] | sha256sum | cut -d' ' -f1)
-    wanted="$extras $sources $PWD"
+    wanted="$extras $sources $(command -v cc || true) $("$FS3_PYTHON" -c "$HAS_HEADERS") $PWD"
     if ! grep -qxF "$wanted" "$stamp" 2>/dev/null; then
         say "installing fs3 into .venv (pip install -e $extras)"
         # What it says is of interest only when it fails.

@@ -157,14 +157,17 @@ def run(
 ) -> list[Line]:
     """Measure; the record file is in both places already."""
     lines: list[Line] = []
+
+    def found(some: list[Line]) -> None:
+        for line in some:
+            progress(line)
+        lines.extend(some)
+
     with bare_tcp(max(plan.sample_bytes) * plan.batch) as tcp:
         for size in plan.sample_bytes:
-            found = _limits(plan, size, tcp)
+            found(_limits(plan, size, tcp))
             for workers in plan.workers:
-                found += _pair(plan, size, workers, fs3_place, local_place, address, cluster_id)
-            for line in found:
-                progress(line)
-            lines += found
+                found(_pair(plan, size, workers, fs3_place, local_place, address, cluster_id))
     return lines
 
 

@@ -1,4 +1,4 @@
-"""How many copies may be under way to a syncing successor: so few that clients hardly notice.
+"""How many copies may be under way to a syncing successor: one, while clients write.
 
 A client's update goes the same way as the copies, and waits for those that went before it. So while
 clients change the chain there is one copy under way at a time: an update finds at most one full

@@ -26,6 +26,8 @@ except ImportError:
 
 SOURCES = Path(compiled.__file__).parent
 COMPILER = shutil.which("cc")
+INCLUDE = Path(sysconfig.get_paths()["include"])
+HEADERS = (INCLUDE / "Python.h").is_file()
 BLOCK = 16 << 10
 CONTENT = Random(1).randbytes(3 << 20)
 WAYS = ["python", *([f"way {way}" for way in range(1, _loops.WAYS + 1)] if _loops else [])]
@@ -321,6 +323,7 @@ def test_children_read_after_fork(tmp_path, compiled_too):
 
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+@pytest.mark.skipif(not HEADERS, reason="Python's headers are not installed (python3-dev)")
 def test_where_there_is_a_compiler_the_extension_is_built():
     assert _loops is not None, "run: pip install -e . (and see what it says with -v)"
 
@@ -342,13 +345,11 @@ def test_which_loops_are_used_can_be_chosen():
 
 
 @pytest.mark.skipif(COMPILER is None, reason="there is no C compiler")
+@pytest.mark.skipif(not HEADERS, reason="Python's headers are not installed (python3-dev)")
 def test_the_compiler_has_nothing_to_say(tmp_path):
-    include = sysconfig.get_paths()["include"]
-    if not (Path(include) / "Python.h").is_file():
-        pytest.skip("Python's headers are not installed (python3-dev)")
     for source in sorted(SOURCES.glob("*.c")):
         command = [COMPILER, "-std=c11", "-O3", "-Wall", "-Wextra", "-Werror", "-fPIC"]
-        command += [f"-I{include}", "-c", source, "-o", tmp_path / "object.o"]
+        command += [f"-I{INCLUDE}", "-c", source, "-o", tmp_path / "object.o"]
         subprocess.run(command, check=True, timeout=100)
 
 

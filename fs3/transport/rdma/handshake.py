@@ -11,7 +11,7 @@ from fs3.transport.rdma.verbs import Device, Path
 from fs3.wire import decode_rdma_endpoint, encode_rdma_endpoint
 
 CONNECT_QUEUE_PAIR = 0x0307  # StorageControl.ConnectQueuePair
-RDMA_LINK = 0x1005  # a frame: this connection and the queue pair of that link belong together
+RDMA_LINK = 0x1006  # a frame: this connection and the queue pair of that link belong together
 
 
 def describe(link: Link, device: Device, port: Port, manager_port: int = 0) -> pb.QueuePairEnd:

@@ -42,4 +42,4 @@ def test_with_one_replica_it_goes_on_when_the_server_is_back(tmp_path: Path):
             shows="tcp",
             then=lambda: cluster.kill(2),
         )
-        assert of_fs3(lines)[-1]["samples_per_s"] > 0
+        assert all(line["samples_per_s"] > 0 for line in of_fs3(lines))
