@@ -11,7 +11,7 @@ is asked for once more: a file that was removed meanwhile is an error, not zeros
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,12 +86,7 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
     asked = list(requests)
     if not asked:
         return []
-    keys = [request[0] for request in asked]
-    paths: list[str] = []
-    if set(map(type, keys)) == {File}:  # then looking for those that come twice saves nothing
-        files, opened = np.arange(len(keys)), cast("list[File]", keys)
-    else:
-        files, paths, opened = _distinct(keys)
+    files, paths, opened = _distinct([request[0] for request in asked])
     held = [inode for file in opened if (inode := file.opened) is not None]
     if len(held) < len(opened):
         raise ValueError("I/O operation on closed file")

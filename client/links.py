@@ -101,7 +101,8 @@ class Links:
 
         False if none can: then somebody must be asked.
         """
-        for number in (self._read_here, *near):
+        last = self._read_here
+        for number in (last, *(node for node in near if node != last)):
             link = self._links.get((number, False))
             node = known.get(number)
             if link is None or node is None or self._standing(node, False) is not link:

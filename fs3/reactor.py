@@ -151,6 +151,10 @@ class Reactor:
         self._run_timers()
         self._run_queued()
 
+    def look(self, fd: int) -> None:
+        """Call back for ``fd`` now, as if it was readable: its errors are its own, as ever."""
+        self._call(fd, READABLE)
+
     def _call(self, fd: int, events: int) -> None:
         watch = self._watches.get(fd)
         if watch is None:

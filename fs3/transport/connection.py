@@ -182,7 +182,7 @@ class Connection:
     def look(self) -> None:
         """Take what has come, also if it is too little to be told of."""
         if self._events & READABLE:
-            self._turn()
+            self._reactor.look(self._fd)
 
     def reply(
         self,

@@ -278,7 +278,7 @@ class LocalConnection(DataConnection):
         try:
             items = np.frombuffer(asked.head, dataplane.READ_ITEM)
             self._remembered.learn(items, reply.places, reply.crcs)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             if isinstance(error, Fs3Error):
                 raise
             self._remembers = False

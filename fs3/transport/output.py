@@ -79,6 +79,7 @@ class Output:
         self.queued_bytes += length
         for part in parts:
             if not isinstance(part, _BUFFERS):
+                assert len(part), "a source of nothing would never end"
                 self._sources += 1
         if on_sent is not None:
             self._marks.append((self.queued_bytes, on_sent))

@@ -36,7 +36,7 @@ class WriteWindow:
 
     def install(self, head: bytes, descriptor: int) -> None:
         """The server's answer. OSError or ValueError if the memory cannot be had."""
-        slot_bytes, slots = REPLY.unpack(head)
+        slot_bytes, slots = REPLY.unpack(head) if len(head) == REPLY.size else (0, 0)
         if os.fstat(descriptor).st_size < slot_bytes * slots or not slots:
             raise Fs3Error(Code.PROTOCOL, f"a window of {slots} slots of {slot_bytes} bytes")
         self._memory = memoryview(mmap.mmap(descriptor, slot_bytes * slots))

@@ -30,6 +30,7 @@ class _Channel(Opened):
     """Where the manager tells what has happened."""
 
     order = 2
+    has_channel = True
 
     def __init__(self) -> None:
         """Fs3Error UNSUPPORTED if the manager cannot be used."""
@@ -99,10 +100,15 @@ class Dial(Opened):
         self._device, self._pair, self._token = device, pair, token
         self._what = f"{device.port.name} ({source}) to {to} port {port}"
         self._channel = _Channel()
-        self._id = self._channel.new_id()
-        super().__init__(self._id, self._channel)
-        with _Refusal(self._what):
-            self._id.resolve_addr(_address(source, to, port))
+        super().__init__(self._channel)
+        try:
+            with _Refusal(self._what):
+                self._id = self._channel.new_id()
+                self._objects = (self._id, self._channel)
+                self._id.resolve_addr(_address(source, to, port))
+        except Fs3Error:
+            self.close()
+            raise
 
     def fileno(self) -> int:
         return self._channel.fd
@@ -161,13 +167,15 @@ class Listener(Opened):
         self._channel = _Channel()
         super().__init__(self._channel)
         for attempt in range(1, _ATTEMPTS + 1):
-            made, self.port = self._channel.new_id(), _free_port(source)
+            made = None
             try:
-                with _Refusal(f"{device.port.name}: no listener on {source} port {self.port}"):
+                with _Refusal(f"{device.port.name}: no listener on {source}"):
+                    made, self.port = self._channel.new_id(), _free_port(source)
                     made.bind_addr(_address(source, port=self.port))
                     made.listen(_BACKLOG)
             except Fs3Error:
-                made.close()
+                if made is not None:
+                    made.close()
                 if attempt == _ATTEMPTS:
                     self.close()
                     raise
@@ -201,16 +209,18 @@ def reached(device: str, port: int, addresses: Iterable[IpAddress]) -> tuple[lis
         return [], error.detail
     try:
         for address in addresses:
-            made = channel.new_id()
+            made = None
             try:
                 with _Refusal(str(address)):
+                    made = channel.new_id()
                     made.bind_addr(_address(address))
                     if (_device_of(made), made.port_num) == (device, port):
                         found.append(address)
             except Fs3Error:
                 continue  # it is on no device
             finally:
-                made.close()
+                if made is not None:
+                    made.close()
     finally:
         channel.close()
     return found, ""
@@ -230,7 +240,7 @@ def _free_port(source: IpAddress) -> int:
 
 
 class _Refusal:
-    """What pyverbs raises is Fs3Error UNREACHABLE."""
+    """What pyverbs raises, or the system, is Fs3Error UNREACHABLE."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -241,5 +251,5 @@ class _Refusal:
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         from pyverbs.pyverbs_error import PyverbsError
 
-        if isinstance(error, PyverbsError):
+        if isinstance(error, PyverbsError | OSError) and not isinstance(error, Fs3Error):
             raise Fs3Error(Code.UNREACHABLE, f"{self._what}: {error}") from error

@@ -8,6 +8,7 @@ A forked child must not touch what its parent opened, not even to close it: it i
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import os
 import threading
@@ -22,8 +23,9 @@ MEMLOCK_HINT = (
 # Opened here and not closed. In a forked child they are the parent's: kept, never touched.
 _open: set[Opened] = set()
 _inherited: list[object] = []
-# Held while a channel is made: pyverbs 44 does not tell its descriptor, the new one is looked for.
-making_channel = threading.Lock()
+# Held while a channel is made or closed: pyverbs 44 does not tell its descriptor, so the new one is
+# looked for, and must not have a number that another one had when the looking began.
+making_channel = threading.RLock()
 
 
 def load() -> Any:  # noqa: ANN401 - a module
@@ -44,6 +46,7 @@ class Opened:
     """Something of pyverbs that is closed once, by the process that opened it."""
 
     order = 0  # of closing at the end of the process: who uses others has a lower one
+    has_channel = False
 
     def __init__(self, *objects: Any) -> None:  # noqa: ANN401
         self._objects = objects  # in the order in which they are closed
@@ -58,8 +61,9 @@ class Opened:
         if self.closed or self._pid != os.getpid():
             return
         _open.discard(self)
-        for made in self._objects:
-            made.close()
+        with making_channel if self.has_channel else contextlib.nullcontext():
+            for made in self._objects:
+                made.close()
         self._objects = ()
 
 

@@ -33,6 +33,7 @@ class PyverbsQueue(Opened):
     """See :class:`verbs.CompletionQueue`."""
 
     order = 3
+    has_channel = True
 
     def __init__(self, context: Any, entries: int, success: int, *, solicits: bool) -> None:  # noqa: ANN401
         """``solicits``: the device tells messages that are solicited from others."""

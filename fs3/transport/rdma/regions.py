@@ -151,14 +151,6 @@ class Regions:
             raise
         return lent
 
-    def forget_all(self) -> None:
-        """Close everything that is kept."""
-        with self._lock:
-            for kept in self._kept.values():
-                kept.region.close()
-            self._kept.clear()
-            self._kept_bytes = 0
-
     def _keep(self, view: memoryview, address: int, length: int) -> Region | None:
         """The registration of the memory's owner; None if there is none and can be none."""
         owner = _owner(view)
@@ -172,7 +164,8 @@ class Regions:
             if region.address <= address and address + length <= region.address + region.length:
                 with contextlib.suppress(KeyError):  # closed by another thread meanwhile
                     self._kept.move_to_end(key)
-                    return region
+                    if self._kept.get(key) is kept:  # and not one that was made in between
+                        return region
         with self._lock:
             self._drop_gone()
             kept = self._kept.get(key)
