@@ -27,13 +27,15 @@ class Hold:
     def __init__(
         self,
         store: LocatingStore,
-        since_ms: int,
+        made_ms: int,
         again: Callable[[], Hold],
         on_failure: Callable[[Piece, Fs3Error], None],
     ) -> None:
         """``again`` takes another one. ``on_failure`` is told of pieces that cannot be read."""
         self.store = store
-        self.since_ms = since_ms
+        self.made_ms = made_ms
+        self.answered = False  # the answer is on its way; before, what else it says is waited for
+        self.lies_since_ms: int | None = None  # as far as is known
         self.again = again
         self.on_failure = on_failure
         self._token: int | None = store.hold()
@@ -66,6 +68,7 @@ class FileSource:
         self._starts: list[int] = []
         total = 0
         for each in promised:
+            each.hold.answered = True
             self._starts.append(total)
             total += each.place[1]
         self._length = total
@@ -102,6 +105,7 @@ class FileSource:
     def _find_again(self, gone: Hold, first: int) -> None:
         """Find what was found under ``gone``, from the piece ``first`` on."""
         hold = gone.again()
+        hold.answered = True
         at = [i for i in range(first, len(self._promised)) if self._promised[i].hold is gone]
         found = hold.store.locate([self._promised[i].piece for i in at], 0)
         for i, place in zip(at, found, strict=True):

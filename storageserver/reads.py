@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .target import Target
 
 HOLD_MS = 1000  # an answer that is not taken keeps blocks from being reused for so long
+UNANSWERED_MS = 10_000  # and no longer for one whose other items are waited for
 _LET_DOWN_MAX = 1024
 
 
@@ -52,10 +53,13 @@ class Reads:
 
     def tick(self) -> None:
         """Every few tens of milliseconds: give up holds of answers that are not taken."""
-        over_ms = self._clock.monotonic_ms() - HOLD_MS
+        now_ms = self._clock.monotonic_ms()
         kept = [hold for hold in self._holds if hold.stands]
         for hold in kept:
-            if hold.since_ms <= over_ms:
+            if hold.answered and hold.lies_since_ms is None:
+                hold.lies_since_ms = now_ms
+            lies = hold.lies_since_ms is not None and now_ms - hold.lies_since_ms >= HOLD_MS
+            if lies or now_ms - hold.made_ms >= HOLD_MS + UNANSWERED_MS:
                 hold.let_go()
         self._holds = [hold for hold in kept if hold.stands]
 

@@ -23,6 +23,7 @@ from fs3.errors import Code
 from fs3.storageserver import reads
 from fs3.storageserver.chunkstore.files import Files
 from fs3.storageserver.chunkstore.interface import Piece
+from fs3.storageserver.filesource import FileSource, Promised
 from fs3.transport.client import DataConnection, drive
 from fs3.transport.sources import WINDOW_BYTES
 
@@ -215,6 +216,28 @@ def test_blocks_are_not_reused_while_a_slow_reader_gets_them(
     assert reader.body() == b"".join(content(slot) for slot in range(8))
     wait_until(cluster, lambda: not readers_of(cluster))
     reader.close()
+
+
+def test_an_answer_that_is_not_complete_yet_is_held_though_time_goes_by(
+    cluster: StorageCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of other items, which are being written, the tail is asked first: that is nobody's fault."""
+    monkeypatch.setattr(reads, "HOLD_MS", 0)
+    fill(cluster, 1)
+    side = cluster.nodes[0].target.reads
+
+    def try_it() -> None:
+        piece = Piece(chunk_id(7, 0), 0, MIB)
+        hold = side._hold(side._store)
+        (place,) = side._store.locate([piece], 0)
+        side.tick()
+        assert hold.stands
+        source = FileSource([Promised(piece, place, hold)])
+        side.tick()
+        assert not hold.stands
+        source.close()
+
+    cluster.call(try_it)
 
 
 def reader_of_blocks_let_go(
