@@ -109,13 +109,20 @@ def class_bytes(size_class: int) -> int:
 
 
 def class_of(length: int, *, roomy: bool) -> int:
-    """The smallest class whose blocks hold ``length`` bytes; ``roomy``: of those with more room."""
+    """The class of the smallest blocks for ``length`` bytes; ``roomy``: with more room, too."""
     if length == 0:
         return NO_CLASS
-    if roomy:
-        length = max(1, length - CHUNK_ROOM_BYTES)
-    plain = max(0, (length - 1).bit_length() - (CHUNK_BYTES_MIN.bit_length() - 1))
-    return plain + _PLAIN_CLASSES if roomy else plain
+    plain = _power_class(length)
+    if not roomy:
+        return plain
+    with_room = _PLAIN_CLASSES + _power_class(max(1, length - CHUNK_ROOM_BYTES))
+    if plain < _PLAIN_CLASSES and class_bytes(plain) < class_bytes(with_room):
+        return plain
+    return with_room
+
+
+def _power_class(length: int) -> int:
+    return max(0, (length - 1).bit_length() - (CHUNK_BYTES_MIN.bit_length() - 1))
 
 
 def class_slots(size_class: int) -> int:

@@ -58,17 +58,17 @@ _VERIFY_BYTES = 1 << 20
 def open_records(files: FileLayer, root: Path) -> Records:
     """The records of the store in ``root``, made if nothing is there; Fs3Error if they are lost.
 
-    A store of the format before becomes one of this, which only this release and later ones open.
+    A store of the format before is taken; it becomes one of this when it has been recovered.
     """
     files.make_directory(root)
     has_data = any(name.startswith("blocks.") for name in files.listdir(root))
     records = files.open_records(root / _RECORDS, create=not has_data)
     found = records.get(FORMAT_KEY)
-    if found == _FORMAT_BEFORE or (found is None and not has_data):
+    if found is None and not has_data:
         records.write([(FORMAT_KEY, _FORMAT_VALUE)])
         records.sync()
         files.sync_directory(root)
-    elif found != _FORMAT_VALUE:
+    elif found not in (_FORMAT_VALUE, _FORMAT_BEFORE):
         records.close()
         raise Fs3Error(
             Code.UNSUPPORTED,
@@ -117,7 +117,12 @@ def recover(
     if opened_by:  # not closed cleanly: nobody knows what was synced
         data.sync(data.all_classes())
     newest = max(newest, durable)
-    repairs += [(DURABLE_KEY, encode_epoch(newest)), (OPEN_KEY, boot_id.encode())]
+    # From here on only this release and later ones open it.
+    repairs += [
+        (FORMAT_KEY, _FORMAT_VALUE),
+        (DURABLE_KEY, encode_epoch(newest)),
+        (OPEN_KEY, boot_id.encode()),
+    ]
     records.write(repairs)
     records.sync()
     return newest

@@ -13,6 +13,7 @@ from fs3.core.chunks import UpdateKind
 from fs3.core.types import CHUNK_BYTES_MAX, chunk_id
 from fs3.errors import Code, Fs3Error
 from fs3.storageserver.chunkstore import recovery, staging
+from fs3.storageserver.chunkstore import store as store_module
 from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
 from fs3.storageserver.chunkstore.files import Files
 from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
@@ -96,6 +97,38 @@ def test_a_chunk_of_a_file_may_not_be_longer_than_the_largest_block_of_files(mac
         assert store.stage([request])[0].code is code
 
 
+def test_a_value_takes_the_smallest_block_that_holds_it(machine):
+    store = opened(machine)
+    for length, block in (
+        (1, 64),
+        (64 << 10, 64),
+        (65 << 10, 80),
+        (81 << 10, 128),
+        (129 << 10, 144),
+    ):
+        put(store, VALUE, os.urandom(length))
+        store.sync()
+        assert store.usage().used_bytes == block << 10
+        store.discard([VALUE])
+    store.close()
+
+
+def test_a_store_that_does_not_come_up_stays_of_the_format_before(machine, monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr(recovery, "_FORMAT_VALUE", b"fs3 chunk store 1")
+        opened(machine).close()
+
+    def fails(*_arguments):
+        raise Fs3Error(Code.CORRUPT, "its log is gone")
+
+    with monkeypatch.context() as bad:
+        bad.setattr(store_module, "check_watermark", fails)
+        with pytest.raises(Fs3Error):
+            opened(machine)
+    monkeypatch.setattr(recovery, "_FORMAT_VALUE", b"fs3 chunk store 1")
+    opened(machine).close()
+
+
 def test_a_store_of_the_format_before_is_opened_with_values_where_they_are(machine, monkeypatch):
     content = kv.header(b"key", 64 << 10) + os.urandom(64 << 10)
     with monkeypatch.context() as before:
@@ -154,7 +187,7 @@ def test_a_tmpfs_gives_its_memory_when_it_is_written():
         root = Path(directory) / "target"
         settings = ChunkStoreSettings(reserve_bytes=0, growth_bytes_min=8 << 20)
         store = DiskChunkStore(Files(), root, settings)
-        content = os.urandom(64 << 10)
+        content = kv.header(b"key", 64 << 10) + os.urandom(64 << 10)
         put(store, VALUE, content)
         data_file = root / "blocks.11"
         assert data_file.stat().st_size >= 7 << 20
