@@ -24,7 +24,7 @@ from typing import Protocol
 from fs3.clock import Clock
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
-from fs3.core.kv import NAMESPACE_FIRST, OWNER_BYTE, KvNamespace, NamespaceId
+from fs3.core.kv import NAMESPACE_FIRST, KvNamespace, NamespaceId, is_value
 from fs3.core.recency import Recency, stamp_of
 from fs3.core.replica import Replica
 from fs3.core.types import Chain, ChunkId, ChunkVersion, TargetId, chunk_id, chunk_owner
@@ -150,7 +150,7 @@ class Values:
         """A batch of reads was answered."""
         by_owner: dict[int, list[ChunkId]] = defaultdict(list)
         for (chunk, _, length), result in zip(pieces, results, strict=True):
-            if chunk[0] < OWNER_BYTE:
+            if not is_value(chunk):
                 continue
             owner = chunk_owner(chunk)
             counts = self.counts[owner]
@@ -168,7 +168,7 @@ class Values:
 
     def looked_up(self, chunks: Sequence[ChunkId], found: int) -> None:
         """It was asked whether these are there. That is no use of them."""
-        if chunks[0][0] >= OWNER_BYTE:
+        if is_value(chunks[0]):
             counts = self.counts[chunk_owner(chunks[0])]
             counts.found += found
             counts.not_found += len(chunks) - found
@@ -189,7 +189,7 @@ class Values:
 
     def committed(self, chunks: Iterable[ChunkId]) -> None:
         """The committed versions of these may be others, or gone."""
-        values = [chunk for chunk in chunks if chunk[0] >= OWNER_BYTE]
+        values = [chunk for chunk in chunks if is_value(chunk)]
         if not values:
             return
         store, now_ms = self._ward.store, self._clock.monotonic_ms()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fs3.clock import Clock
 from fs3.core import messages as m
-from fs3.core.kv import OWNER_BYTE
+from fs3.core.kv import is_value
 from fs3.core.types import ChunkId
 from fs3.errors import Code, Fs3Error
 from fs3.reactor import Reactor
@@ -145,8 +145,9 @@ class Reads:
         if not good:
             hold.let_go()
             return indexes
-        results = [ReadResult(Code.OK, place[1]) for _, place in found]
-        self._target.values.read([piece for piece, _ in found], results)
+        if is_value(found[0][0].chunk):
+            results = [ReadResult(Code.OK, place[1]) for _, place in found]
+            self._target.values.read([piece for piece, _ in found], results)
         promised = set(good)
         left = [index for index in indexes if index not in promised]
         job.promise(good, [Promised(piece, place, hold) for piece, place in found])
@@ -185,7 +186,7 @@ class Reads:
         if job.wanted:
             self._remember(job, indexes, store, files)
         places = store.locate(pieces, files.first)
-        if any(piece[0][0] >= OWNER_BYTE for piece in pieces):
+        if is_value(pieces[0].chunk):  # files and values do not come together
             results = [ReadResult(Code(place[0]), place[1]) for place in places]
             self._target.values.read(pieces, results)
         job.locate(indexes, places)
