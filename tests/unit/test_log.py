@@ -11,21 +11,6 @@ from fs3.errors import Fs3Error
 from fs3.log import configure_logging, get_logger
 
 
-@pytest.fixture
-def restored_logging():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    for handler in handlers:
-        root.removeHandler(handler)
-    yield
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
-        handler.close()
-    for handler in handlers:
-        root.addHandler(handler)
-    root.setLevel(level)
-
-
 def lines_of(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

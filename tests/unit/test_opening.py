@@ -21,6 +21,8 @@ from fs3.storageserver.chunkstore.interface import ChunkStore, Commit, Piece, St
 from fs3.storageserver.opening import open_target
 from fs3.storageserver.settings import TargetSettings
 
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
 DATA = Random(3).randbytes(150_000)
 A = chunk_id(1, 0)
 
