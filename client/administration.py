@@ -126,7 +126,7 @@ class ScrubStatus:
     finished_ns: int  # the last whole pass
     bad_found: int  # by anybody, since the storageserver started
     repaired: int
-    bad_waiting: int  # found and not repaired yet
+    bad_waiting: int  # not repaired yet, or suspected and not looked at yet
 
 
 class Administration:

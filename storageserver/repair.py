@@ -123,8 +123,8 @@ class Repairs:
 
     @property
     def waiting(self) -> int:
-        """Bad chunks that are not repaired yet."""
-        return sum(case.bad for case in self._cases.values())
+        """Chunks that are bad and not repaired yet, or suspected and not looked at yet."""
+        return len(self._cases)
 
     @property
     def complaint(self) -> str:

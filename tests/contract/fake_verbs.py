@@ -12,6 +12,7 @@ import itertools
 import os
 import threading
 from collections import deque
+from functools import partial
 
 from fs3.errors import Code, Fs3Error
 from fs3.transport.rdma.inventory import GidType, LinkLayer, Port
@@ -33,6 +34,7 @@ class Fabric:
         self.memory_max = memory_max
         self.registrations = 0
         self.moved_bytes = {opcode: 0 for opcode in Opcode}
+        self.reads_late = False  # READs are done after what was posted behind them
 
     def port(self, gid=GID):
         device = FakeDevice(self)
@@ -79,6 +81,7 @@ class FakeQueue:
     def __init__(self):
         self._event = os.eventfd(0, os.EFD_NONBLOCK)
         self._completions = deque()
+        self.late = deque()  # what to do after the next poll
         self._armed = self._solicited_only = False
 
     def fileno(self):
@@ -104,6 +107,8 @@ class FakeQueue:
         found = []
         while self._completions and len(found) < count:
             found.append(self._completions.popleft())
+        while self.late and not found:
+            self.late.popleft()()
         return found
 
     def close(self):
@@ -132,12 +137,23 @@ class FakeQueuePair:
         with self.fabric.lock:
             if self.fabric.queue_pairs.get(self.number) is not self:
                 raise Fs3Error(Code.UNREACHABLE, "the queue pair is closed")
-            for request in requests:
-                error = "flushed" if self.failed else self._carry_out(request)
-                if error:
-                    self.fail(error)
-                    return
-            if work_id != UNSIGNALED:
+            for request in requests[:-1]:
+                self._begin(request, UNSIGNALED)
+            self._begin(requests[-1], work_id)
+
+    def _begin(self, request, work_id):
+        if self.fabric.reads_late and request.opcode is Opcode.READ:
+            self.queue.late.append(partial(self._do, request, work_id))
+            os.eventfd_write(self.queue.fileno(), 1)
+        else:
+            self._do(request, work_id)
+
+    def _do(self, request, work_id):
+        with self.fabric.lock:
+            error = "flushed" if self.failed else self._carry_out(request)
+            if error:
+                self.fail(error)
+            elif work_id != UNSIGNALED:
                 self.queue.put(WorkCompletion(self.number, work_id, "", 0), False)
 
     def _carry_out(self, request):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import threading
 import time
 
@@ -26,6 +28,24 @@ def test_a_reply_without_a_known_place_comes_all_the_same(server, monkeypatch):
     done = client.finish()
     assert (done[request_id].error, len(client.body(request_id))) == (None, 100_000)
     client.connection.close()
+
+
+def test_a_closed_connection_leaves_no_descriptor_for_the_garbage_collector(server):
+    def descriptors():
+        while server.on_loop(lambda: len(server.rdma.callers) + len(server.frames.connections)):
+            pass
+        return len(os.listdir("/proc/self/fd"))
+
+    Client(server).connection.close()
+    gc.collect()
+    gc.disable()
+    try:
+        before = descriptors()
+        for _ in range(5):
+            Client(server).connection.close()
+        assert descriptors() == before
+    finally:
+        gc.enable()
 
 
 def test_no_more_replies_are_on_their_way_than_the_receiver_permits(server):

@@ -58,6 +58,11 @@ def test_payload_is_written_and_read_by_the_server(server, fabric):
     client.connection.close()
 
 
+def test_requests_are_whole_where_reads_end_after_what_was_posted_behind_them(server, fabric):
+    fabric.reads_late = True
+    test_transport.test_many_requests_in_flight_on_one_connection_each_get_their_own_answer(server)
+
+
 def test_memory_that_cannot_be_registered_travels_over_tcp(server, fabric):
     client = Client(server)
     fabric.memory_max = 0

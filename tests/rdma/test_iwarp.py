@@ -41,7 +41,7 @@ def test_a_stranger_gets_no_queue_pair(server, monkeypatch):  # noqa: F811 - the
 
 def test_no_connection_stays_when_its_queue_pair_is_gone(server):  # noqa: F811 - the fixture
     open_descriptors = []
-    for _ in range(30):
+    for _ in range(60):
         client = Client(server)
         assert client.connection.up
         client.connection.close()
@@ -49,7 +49,7 @@ def test_no_connection_stays_when_its_queue_pair_is_gone(server):  # noqa: F811 
             pass
         open_descriptors.append(len(os.listdir("/proc/self/fd")))
     # A few come and go with other threads.
-    assert open_descriptors[-1] < open_descriptors[2] + 20
+    assert min(open_descriptors[-10:]) <= min(open_descriptors[:10]) + 2, open_descriptors
 
 
 def test_the_doctor_finds_a_port_that_works(capsys):

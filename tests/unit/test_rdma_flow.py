@@ -47,16 +47,17 @@ def test_two_ends_that_only_send_when_they_may_never_overrun_and_never_stop():
         assert min(sent) > 100
 
 
-def test_a_completion_stands_for_all_that_was_posted_before():
+def test_a_completion_stands_for_the_unsignaled_ones_before_it_and_waits_for_signaled_ones():
     queue, called = SendQueue(16, 8), []
     assert queue.posting(3, 1, []) == UNSIGNALED
     first = queue.posting(2, 1, [lambda: called.append("first")])
     second = queue.posting(1, 0, [lambda: called.append("second")])
     assert (queue.request_room, queue.slot_room) == (10, 6)
-    for callback in queue.completed(second):
+    assert queue.completed(second) == []
+    assert (queue.request_room, queue.slot_room, queue.outstanding) == (10, 6, True)
+    for callback in queue.completed(first):
         callback()
     assert called == ["first", "second"]
-    assert first < second
     assert (queue.request_room, queue.slot_room, queue.outstanding) == (16, 8, False)
 
 

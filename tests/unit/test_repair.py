@@ -83,6 +83,22 @@ def test_a_read_that_meets_bad_bytes_fails_there_and_has_them_repaired(
     assert (repairs.found, repairs.waiting, repairs.complaint) == (1, 0, "")
 
 
+def test_what_is_suspected_waits_until_it_has_been_looked_at(three: StorageCluster) -> None:
+    for slot in range(3):
+        three.write(slot, DATA)
+        damage(three, 2, slot, 20_000)
+    repairs = three.nodes[1].target.repairs
+
+    def suspect_all() -> int:
+        for slot in range(3):
+            repairs.suspect(chunk_id(7, slot), "a test says so")
+        return repairs.waiting
+
+    assert three.call(suspect_all) == 3
+    wait_until(three, lambda: repairs.waiting == 0)
+    assert repairs.repaired == 3
+
+
 def test_what_a_reader_says_is_bad_is_looked_at_and_repaired(three: StorageCluster) -> None:
     three.write(5, DATA)
     damage(three, 2, 5, 20_000)

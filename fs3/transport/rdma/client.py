@@ -120,6 +120,8 @@ class RdmaConnection(DataConnection):
 
     def fileno(self) -> int:
         """Readable when the socket is ready for what it is waited for, or something completed."""
+        if self._epoll.closed:
+            return -1
         fd = super().fileno()
         writes = self._connecting or self._output.unsent_bytes > 0
         wanted = fd, select.EPOLLIN | (select.EPOLLOUT if writes else 0)
@@ -130,6 +132,11 @@ class RdmaConnection(DataConnection):
                 self._epoll.register(*wanted)
             self._watched = wanted
         return self._epoll.fileno()
+
+    def close(self) -> None:
+        """See :class:`ClientConnection`."""
+        super().close()
+        self._epoll.close()
 
     def send(
         self, method: int, request_id: int, head: Buffer, body_parts: Sequence[memoryview] = ()

@@ -51,8 +51,10 @@ class Credits:
 class SendQueue:
     """Work requests posted in chains; of a chain at most the last one is signaled.
 
-    A completion stands for everything posted before it, too. Who needs to hear that a request is
-    done gives a callback; a chain without any is signaled only when too much stands open.
+    A completion stands for its chain and the unsignaled ones before it. Who needs to hear that a
+    request is done gives a callback; a chain without any is signaled only when too much stands
+    open. Linux' soft iWARP tells that a SEND is done before it tells so of a READ posted earlier:
+    such a completion counts when those before it have come.
     """
 
     def __init__(self, depth: int, slots: int) -> None:
@@ -61,6 +63,7 @@ class SendQueue:
         self._slots = slots
         self._next_id = 0
         self._open: deque[tuple[int, int, int, list[Callback]]] = deque()
+        self._early: set[int] = set()  # done before one that was posted before
         self._unsignaled_requests = self._unsignaled_messages = 0
         self._requests = self._messages = 0  # posted and not known to be done
         self._sent = 0
@@ -105,10 +108,12 @@ class SendQueue:
         return work_id
 
     def completed(self, work_id: int) -> list[Callback]:
-        """What is to be called, now that ``work_id`` and all before it are done."""
+        """What is to be called, now that ``work_id`` is done."""
         due: list[Callback] = []
-        while self._open and self._open[0][0] <= work_id:
-            _, requests, messages, callbacks = self._open.popleft()
+        self._early.add(work_id)
+        while self._open and self._open[0][0] in self._early:
+            first, requests, messages, callbacks = self._open.popleft()
+            self._early.remove(first)
             self._requests -= requests
             self._messages -= messages
             due += callbacks

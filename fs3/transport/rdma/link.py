@@ -71,6 +71,11 @@ class _Out:
         self.content = content
         self.on_done: Callback | None = None
 
+    @property
+    def reads(self) -> bool:
+        """It is a READ."""
+        return self.request is not None and self.request.opcode is Opcode.READ
+
 
 class Link:
     """Not thread-safe. ``on_message`` raises nothing but Fs3Error, which breaks it."""
@@ -180,6 +185,8 @@ class Link:
         room, slot_room = self._queue.request_room, self._queue.slot_room
         while self._waiting and len(chain) < room:
             out = self._waiting[0]
+            if chain and chain[-1].opcode is Opcode.READ and not out.reads:
+                break  # its completion would not stand for the READ: see SendQueue
             if out.request is not None:
                 chain.append(out.request)
             else:

@@ -3,7 +3,9 @@
 The TCP link (fs3/transport/peer.py) is always there: it says whether the neighbour is up, and
 carries everything until a queue pair has come up beside it, and when that has failed. A neighbour
 answers nothing, but says when it has read a body. Of a queue pair that fails, nobody knows what
-arrived; as after any other loss the sender is told that the link went down and up.
+arrived; as after any other loss the sender is told that the link went down and up. Frames of one
+way arrive in order. When the way changes, the first frames of the new one may overtake the last of
+the old one: replication takes its messages in any order (fs3/core/messages.py).
 """
 
 from __future__ import annotations

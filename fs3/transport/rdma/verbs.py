@@ -1,7 +1,8 @@
 """What is needed of RDMA verbs, as interfaces: pyverbs fulfils them, and a twin in the tests does.
 
 A work request moves bytes between registered memory here and there; those of one queue pair are
-carried out in order, and so are their completions. A queue pair that fails once is of no use any
+carried out in order, and so are their completions, but for READs, which may take until after what
+was posted behind them. A queue pair that fails once is of no use any
 more: everything posted on it completes with an error, and so does what is posted later.
 """
 
