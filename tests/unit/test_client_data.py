@@ -128,14 +128,13 @@ def test_a_new_chain_version_costs_one_refresh(cluster):
 
 
 def test_a_dead_replica_is_read_around(cluster):
-    data = data_of(cluster)
+    # Who waits for the dead waits longer than a test may take.
+    data = data_of(cluster, request_ms=200_000, deadline_ms=300_000)
     content = random_bytes(3 * CHUNK_BYTES)
     write(data, 0, content)
     cluster.kill(2)
-    started = time.monotonic()
     for _ in range(6):
         assert read(data, 0, len(content)) == content
-    assert time.monotonic() - started < 5
 
 
 def test_a_write_waits_until_the_chain_has_a_new_head(cluster):
