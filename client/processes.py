@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -199,16 +199,20 @@ def detach(record: Path, log: Path) -> Callable[[], None]:
     """Go on in a child process of a session of its own, recorded, its output appended to ``log``.
 
     The caller's process stays until the child calls what is returned here, then exits with 0; or
-    until the child ends without having done so, then with 1, saying what the child logged last.
-    Call it before any thread is started.
+    until the child has ended without having done so, then with 1, saying what the child logged
+    last. Call it before any thread is started.
     """
     reader, writer = os.pipe()
     log_start_bytes = log.stat().st_size if log.exists() else 0
-    if os.fork():
+    child = os.fork()
+    if child:
         os.close(writer)
         with os.fdopen(reader, "rb") as pipe:
             answer = pipe.read()
         if answer != _READY:
+            # Its descriptors are closed before it is gone: whoever starts another would meet it.
+            with suppress(ChildProcessError):  # none to be waited for if SIGCHLD is ignored
+                os.waitpid(child, 0)
             sys.stderr.write(_tail(log, log_start_bytes))
             sys.stderr.flush()
         os._exit(0 if answer == _READY else 1)

@@ -26,6 +26,7 @@ KIB = 1 << 10
 MIB = 1 << 20
 FOUR = Shape(nodes=4, targets_per_node=1, replicas=3)
 SLOW = {"resync": {"bytes_per_s": 4 * MIB}}
+ENDLESS = {"resync": {"bytes_per_s": 32 * KIB}}  # for a test that does not wait for the end
 
 
 class Load:
@@ -217,7 +218,7 @@ def test_a_disk_in_the_wrong_slot_is_refused_by_name(
 def test_a_cancelled_drain_leaves_the_chain_as_it_was(
     make_cluster: Callable[..., RunningCluster],
 ) -> None:
-    cluster = make_cluster(FOUR, None, SLOW)
+    cluster = make_cluster(FOUR, None, ENDLESS)
     contents = fill(cluster.client())
     before = members(cluster)
     cluster.run("node", "drain", "1", "--detach", check=True)

@@ -97,15 +97,18 @@ def test_an_illegible_record_names_nobody(tmp_path: Path, content: str) -> None:
 
 
 DETACHING = """
-import sys
+import os, sys, time
 from pathlib import Path
 from fs3.client import processes
 ready = processes.detach(Path(sys.argv[1], "pid"), Path(sys.argv[1], "log"))
 if sys.argv[2] == "fail":
     raise SystemExit("the disk is full")
+if sys.argv[2] == "fail slowly":
+    os.closerange(3, 64)
+    time.sleep(0.3)
+    raise SystemExit("the disk is full")
 ready()
 sys.stdin.read()
-import time
 time.sleep(1000)
 """
 
@@ -124,8 +127,9 @@ def test_starter_returns_when_the_detached_process_is_ready(tmp_path: Path) -> N
     assert not record.is_alive()
 
 
-def test_starter_says_why_the_detached_process_failed(tmp_path: Path) -> None:
-    result = _detaching(tmp_path, "fail")
+@pytest.mark.parametrize("how", ["fail", "fail slowly"])
+def test_starter_says_why_the_detached_process_failed(tmp_path: Path, how: str) -> None:
+    result = _detaching(tmp_path, how)
     assert result.returncode == 1
     assert result.stderr.strip() == "the disk is full"
     assert processes.living(tmp_path / "pid") is None
