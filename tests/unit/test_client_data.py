@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,10 +236,11 @@ def test_a_server_that_does_not_answer_is_left_for_another(cluster):
 
 
 def test_nobody_there_is_an_error_at_the_deadline(cluster):
-    data = data_of(cluster, deadline_ms=300)
+    data = data_of(cluster)
     read(data, 0, 1)
     for node in cluster.nodes:
         cluster.kill(node)
+    data._limits = replace(data._limits, deadline_ms=300)
     started = time.monotonic()
     with pytest.raises(Fs3Error) as caught:
         read(data, 0, 10)
@@ -342,7 +344,7 @@ def test_a_chain_version_in_the_request_is_the_one_of_the_routing(cluster):
     write(data, 0, b"x")
     assert chains[ChainId(1)].version == ChainVersion(1)
     items = np.array([(chunk_id(INODE, 0), 99, 0, 0, 1)], dataplane.READ_ITEM)
-    short = data_of(cluster, deadline_ms=100)
+    short = data_of(cluster, attempts_max=3)
     with pytest.raises(Fs3Error) as caught:
         short.read_pieces(items, [memoryview(bytearray(1))])
     assert caught.value.code is Code.NOT_SERVING

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import threading
+from dataclasses import replace
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
@@ -217,7 +218,9 @@ def test_what_was_cancelled_does_not_touch_its_memory(cluster):
 
 
 def test_a_request_that_is_never_answered_ends_with_an_error(cluster):
-    opened = Opened(cluster, b"x", deadline_ms=300, request_ms=100)
+    opened = Opened(cluster, b"x")
+    data = opened.client.context.data
+    data._limits = replace(data._limits, deadline_ms=300, request_ms=100)
     for node in cluster.nodes.values():
         node.stalled = True
     with ring_of("read") as ring:
