@@ -11,13 +11,14 @@ from __future__ import annotations
 import os
 
 from . import plain
-from .plain import EDGE_BYTES_MAX, IN_MEMORY, PIECE, Buffer, Failure, ReadPieces
+from .plain import EDGE_BYTES_MAX, IN_MEMORY, PIECE, PIECE_OF_PARTS, Buffer, Failure, ReadPieces
 
 __all__ = [
     "COMPILED",
     "EDGE_BYTES_MAX",
     "IN_MEMORY",
     "PIECE",
+    "PIECE_OF_PARTS",
     "WHICH",
     "Buffer",
     "Failure",

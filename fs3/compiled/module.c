@@ -99,7 +99,7 @@ struct record {
     int32_t descriptor;
     uint32_t crc;
     uint64_t position;
-    uint32_t before, length, after, reserved;
+    uint32_t before, length, after, more_parts;
 };
 
 /* All that a call of read_pieces holds. */
@@ -107,28 +107,44 @@ struct call {
     Py_buffer records, crcs;
     Py_buffer *targets;
     Py_ssize_t targets_held;
+    struct iovec *parts; /* the same as `targets` */
     struct piece *pieces;
     Py_ssize_t count;
 };
+
+/* Take the next buffer over; returns its length, or -1. */
+static Py_ssize_t take_buffer(struct call *call, PyObject *buffers)
+{
+    Py_ssize_t at = call->targets_held;
+    PyObject *buffer = PySequence_GetItem(buffers, at);
+    if (!buffer)
+        return -1;
+    Py_buffer *target = &call->targets[at];
+    int failed = PyObject_GetBuffer(buffer, target, PyBUF_WRITABLE);
+    Py_DECREF(buffer);
+    if (failed)
+        return -1;
+    call->targets_held++;
+    call->parts[at] = (struct iovec){target->buf, (size_t)target->len};
+    return target->len;
+}
 
 /* Take one piece over, if it is one that can be read. */
 static bool take_piece(struct call *call, Py_ssize_t at, PyObject *buffers)
 {
     struct record record;
     memcpy(&record, (const char *)call->records.buf + at * (Py_ssize_t)sizeof record, sizeof record);
-    PyObject *buffer = PySequence_GetItem(buffers, at);
-    if (!buffer)
-        return false;
-    Py_buffer *target = &call->targets[at];
-    int failed = PyObject_GetBuffer(buffer, target, PyBUF_WRITABLE);
-    Py_DECREF(buffer);
-    if (failed)
-        return false;
-    call->targets_held++;
+    Py_ssize_t first = call->targets_held, length = 0;
+    for (uint64_t left = (uint64_t)record.more_parts + 1; left; left--) {
+        Py_ssize_t taken = take_buffer(call, buffers);
+        if (taken < 0)
+            return false;
+        length += taken;
+    }
     uint64_t total = (uint64_t)record.before + record.length + record.after;
-    if (target->len != (Py_ssize_t)record.length)
+    if (length != (Py_ssize_t)record.length)
         PyErr_Format(PyExc_ValueError, "piece %zd has %u bytes, its buffer %zd", at, record.length,
-                     target->len);
+                     length);
     else if (record.before > EDGE_BYTES_MAX || record.after > EDGE_BYTES_MAX)
         PyErr_Format(PyExc_ValueError, "piece %zd has edges of %u and %u bytes: %u are allowed", at,
                      record.before, record.after, EDGE_BYTES_MAX);
@@ -145,9 +161,23 @@ static bool take_piece(struct call *call, Py_ssize_t at, PyObject *buffers)
         .length = record.length,
         .after = record.after,
         .position = record.position,
-        .target = target->buf,
+        .parts = &call->parts[first],
+        .part_count = (size_t)(call->targets_held - first),
     };
     return true;
+}
+
+/* How many buffers the pieces have together. */
+static uint64_t parts_wanted(const struct call *call)
+{
+    uint64_t parts = (uint64_t)call->count;
+    for (Py_ssize_t at = 0; at < call->count; at++) {
+        struct record record;
+        memcpy(&record, (const char *)call->records.buf + at * (Py_ssize_t)sizeof record,
+               sizeof record);
+        parts += record.more_parts;
+    }
+    return parts;
 }
 
 static bool take_arguments(struct call *call, PyObject *const *args, Py_ssize_t count)
@@ -161,7 +191,7 @@ static bool take_arguments(struct call *call, PyObject *const *args, Py_ssize_t 
     Py_ssize_t buffers = PySequence_Size(args[1]);
     if (buffers < 0)
         return false;
-    if (call->records.len % record_bytes || buffers != call->count) {
+    if (call->records.len % record_bytes || (uint64_t)buffers != parts_wanted(call)) {
         PyErr_Format(PyExc_ValueError, "%zd bytes of pieces, %zd each, for %zd buffers",
                      call->records.len, record_bytes, buffers);
         return false;
@@ -171,9 +201,10 @@ static bool take_arguments(struct call *call, PyObject *const *args, Py_ssize_t 
                      call->count);
         return false;
     }
-    call->targets = PyMem_Calloc((size_t)call->count + 1, sizeof *call->targets);
+    call->targets = PyMem_Calloc((size_t)buffers + 1, sizeof *call->targets);
+    call->parts = PyMem_Calloc((size_t)buffers + 1, sizeof *call->parts);
     call->pieces = PyMem_Calloc((size_t)call->count + 1, sizeof *call->pieces);
-    if (!call->targets || !call->pieces) {
+    if (!call->targets || !call->parts || !call->pieces) {
         PyErr_NoMemory();
         return false;
     }
@@ -188,6 +219,7 @@ static void release(struct call *call)
     for (Py_ssize_t at = 0; at < call->targets_held; at++)
         PyBuffer_Release(&call->targets[at]);
     PyMem_Free(call->targets);
+    PyMem_Free(call->parts);
     PyMem_Free(call->pieces);
     PyBuffer_Release(&call->records); /* does nothing if it is not held */
     PyBuffer_Release(&call->crcs);

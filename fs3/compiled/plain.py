@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from errno import EIO
+from itertools import accumulate
 from typing import Protocol, TypeAlias
 
 from crc32c import crc32c as _crc32c
@@ -16,6 +17,9 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 PIECE = struct.Struct("=iIQIII4x")
 """descriptor, crc, position, before, length, after: ``before + length + after`` bytes at
 ``position`` of a file have this CRC32C; the ``length`` in their middle are wanted."""
+PIECE_OF_PARTS = struct.Struct("=iIQIIII")
+"""The same, and how many buffers more than one the wanted bytes go to, one behind the other."""
+assert PIECE_OF_PARTS.size == PIECE.size
 EDGE_BYTES_MAX = 64 << 10  # of before and of after
 IN_MEMORY = -2  # as a descriptor: the bytes are in the buffer already, and are only verified
 
@@ -23,6 +27,7 @@ Failure: TypeAlias = tuple[int, int, int, int]
 """Of a piece: its index, errno or 0, bytes missing because the file ends, the CRC found."""
 
 _WITHIN_BYTES = 32 << 10  # so little is read with its edges, and copied from between them
+_BUFFERS_PER_CALL = 1024  # Linux's IOV_MAX
 _FILE_BYTES_MAX = (1 << 63) - 1
 
 
@@ -70,34 +75,36 @@ def read_pieces(
 ) -> list[Failure]:
     """Read ``pieces`` (PIECE records) into ``buffers``, one each, and verify them.
 
+    PIECE_OF_PARTS records have any number of buffers each; all of them stand in one list.
     Returns what is not good: reading failed, the file ended, or the CRC is not that announced; such
     a piece's buffer holds anything. ``crcs``, 4 bytes per piece, takes the CRC32C of each good
     piece's wanted bytes alone. ``split`` lets the extension work with a second thread if there is
     much to do and a CPU for it. ValueError for a piece that makes no sense: then nothing is read.
     """
-    if len(pieces) != PIECE.size * len(buffers):
+    records = list(PIECE_OF_PARTS.iter_unpack(pieces)) if not len(pieces) % PIECE.size else []
+    if len(pieces) % PIECE.size or sum([r[6] for r in records], len(records)) != len(buffers):
         raise ValueError(
             f"{len(pieces)} bytes of pieces, {PIECE.size} each, for {len(buffers)} buffers"
         )
-    if crcs is not None and crcs.nbytes < 4 * len(buffers):
-        raise ValueError(f"{crcs.nbytes} bytes for the checksums of {len(buffers)} pieces")
-    records = list(PIECE.iter_unpack(pieces))
-    for at, (record, buffer) in enumerate(zip(records, buffers, strict=True)):
-        _check(at, record, buffer)
+    if crcs is not None and crcs.nbytes < 4 * len(records):
+        raise ValueError(f"{crcs.nbytes} bytes for the checksums of {len(records)} pieces")
+    groups = _grouped(records, buffers)
+    for at, (record, group) in enumerate(zip(records, groups, strict=True)):
+        _check(at, record, group)
     failures: list[Failure] = []
-    found_crcs = array("I", bytes(4 * len(buffers)))
+    found_crcs = array("I", bytes(4 * len(records)))
     scratch = memoryview(bytearray(_WITHIN_BYTES))
-    for at, (record, buffer) in enumerate(zip(records, buffers, strict=True)):
-        descriptor, expected, position, before, length, after = record
+    for at, (record, group) in enumerate(zip(records, groups, strict=True)):
+        descriptor, expected, position, before, length, after, _ = record
         total = before + length + after
         inside = length < total <= _WITHIN_BYTES
         if inside:  # one checksum block, most likely
             parts = [scratch[:total]]
         elif length < total:
             edges = memoryview(bytearray(before + after))
-            parts = [edges[:before], buffer, edges[before:]]
+            parts = [edges[:before], *group, edges[before:]]
         else:
-            parts = [buffer]
+            parts = group
         try:
             missing, found = _read(preadv, descriptor, parts, position, total)
         except OSError as error:
@@ -107,18 +114,32 @@ def read_pieces(
             failures.append((at, 0, missing, found))
             continue
         if inside:
-            buffer[:] = scratch[before : before + length]
+            start = before
+            for part in group:
+                part[:] = scratch[start : start + len(part)]
+                start += len(part)
         if crcs is not None:
-            found_crcs[at] = crc32c(buffer) if length < total else found
+            found_crcs[at] = _crc32c_of(group) if length < total else found
     if crcs is not None:
-        crcs.cast("B")[: 4 * len(buffers)] = found_crcs.tobytes()
+        crcs.cast("B")[: 4 * len(records)] = found_crcs.tobytes()
     return failures
 
 
-def _check(at: int, record: tuple[int, ...], buffer: memoryview) -> None:
-    descriptor, _, position, before, length, after = record
-    if len(buffer) != length:
-        raise ValueError(f"piece {at} has {length} bytes, its buffer {len(buffer)}")
+def _grouped(
+    records: Sequence[tuple[int, ...]], buffers: Sequence[memoryview]
+) -> list[Sequence[memoryview]]:
+    """The buffers of each piece."""
+    if len(records) == len(buffers):
+        return [(buffer,) for buffer in buffers]
+    ends = list(accumulate([1 + record[6] for record in records]))
+    return [buffers[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _check(at: int, record: tuple[int, ...], buffers: Sequence[memoryview]) -> None:
+    descriptor, _, position, before, length, after, _ = record
+    room = sum(map(len, buffers))
+    if room != length:
+        raise ValueError(f"piece {at} has {length} bytes, its buffer {room}")
     if before > EDGE_BYTES_MAX or after > EDGE_BYTES_MAX:
         raise ValueError(
             f"piece {at} has edges of {before} and {after} bytes: {EDGE_BYTES_MAX} are allowed"
@@ -139,17 +160,23 @@ def _read(
     """Fill ``parts``: how many bytes the file lacks, and the CRC32C if it lacks none."""
     rest, left, got = parts, total if descriptor != IN_MEMORY else 0, 0
     while left:
-        while rest and got >= len(rest[0]):
-            got -= len(rest[0])
-            rest = rest[1:]
+        full = 0
+        while full < len(rest) and got >= len(rest[full]):
+            got -= len(rest[full])
+            full += 1
+        rest = rest[full:]
         if got:
             rest = [rest[0][got:], *rest[1:]]
-        got = preadv(descriptor, rest, position)
+        got = preadv(descriptor, rest[:_BUFFERS_PER_CALL], position)
         if not got:
             return left, 0
         position += got
         left -= got
-    found = 0
+    return 0, _crc32c_of(parts)
+
+
+def _crc32c_of(parts: Iterable[Buffer]) -> int:
+    crc = 0
     for part in parts:
-        found = crc32c(part, found)
-    return 0, found
+        crc = crc32c(part, crc)
+    return crc

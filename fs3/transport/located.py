@@ -2,8 +2,8 @@
 
 A place is a range of a data file with the CRC of that range. It covers whole checksum blocks, so it
 may begin before, and end behind, what was asked for: such a block goes through a scratch buffer, or
-its edges do. Places with one buffer each, the common case, are read by one call of the compiled
-loop (fs3/compiled), two threads at work if they are much.
+its edges do. All places of an answer are read by one call of the compiled loop (fs3/compiled), two
+threads at work if they are much.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fs3.checksum import CHECKSUM_BLOCK_BYTES, crc32c
-from fs3.compiled import IN_MEMORY, PIECE, Failure, read_pieces
+from fs3.compiled import IN_MEMORY, PIECE_OF_PARTS, Failure, read_pieces
 from fs3.dataplane import FILE_NONE
 from fs3.errors import Code, Fs3Error
 
@@ -26,8 +25,6 @@ Places: TypeAlias = NDArray[Any]
 """LOCATE_RESULTs."""
 
 Parts: TypeAlias = Sequence[memoryview]
-_BUFFERS_PER_CALL = 1024  # Linux's IOV_MAX
-_BLOCK = CHECKSUM_BLOCK_BYTES
 PIECES = np.dtype(
     [
         ("descriptor", "<i4"),
@@ -36,10 +33,10 @@ PIECES = np.dtype(
         ("before", "<u4"),
         ("length", "<u4"),
         ("after", "<u4"),
-        ("reserved", "<u4"),
+        ("more_parts", "<u4"),
     ]
 )
-assert PIECES.itemsize == PIECE.size
+assert PIECES.itemsize == PIECE_OF_PARTS.size
 """The pieces of :func:`read_pieces`, as an array."""
 _TAKEN_OVER = ("crc", "position", "before", "length", "after")
 
@@ -50,7 +47,6 @@ class LocatedReader:
     def __init__(self, files: Mapping[int, int]) -> None:
         """``files``: the descriptor of each file by its number; it may change."""
         self._files = files
-        self._scratch = memoryview(bytearray(2 * _BLOCK))
         self._failures: dict[int, tuple[Code, str]] = {}
 
     def read(self, places: Places, parts: Parts) -> dict[int, tuple[Code, str]]:
@@ -61,34 +57,29 @@ class LocatedReader:
         and for places that make no sense.
         """
         self._failures = {}
-        items = np.flatnonzero(places["length"])
+        files, items = self._files, np.flatnonzero(places["length"])
         if len(items) < len(places):
             places = places[items]
-        if len(parts) == len(places):
-            self._read_singly(items, places, parts)
-        else:
-            groups = grouped(parts, places["length"].tolist())
-            for item, place, group in zip(items.tolist(), places.tolist(), groups, strict=True):
-                self._read_scattered(item, place, group)
-        return self._failures
-
-    def _read_singly(self, items: NDArray[np.int64], places: Places, buffers: Parts) -> None:
-        """Each place has one buffer."""
-        files = self._files
         pieces = np.zeros(len(places), PIECES)
         try:
             pieces["descriptor"] = [
                 files[file] if file != FILE_NONE else IN_MEMORY for file in places["file"].tolist()
             ]
-            for name in _TAKEN_OVER:
-                pieces[name] = places[name]
-            failures = read_pieces(pieces.tobytes(), buffers, True)
         except KeyError as error:
-            raise _never_passed(error.args[0]) from None
+            detail = f"file {error.args[0]} is located in, and was never passed"
+            raise Fs3Error(Code.PROTOCOL, detail) from None
+        for name in _TAKEN_OVER:
+            pieces[name] = places[name]
+        if len(parts) != len(places):
+            groups = grouped(parts, places["length"].tolist())
+            pieces["more_parts"] = [len(group) - 1 for group in groups]
+        try:
+            failures = read_pieces(pieces.view(np.uint8).data, parts, True)
         except ValueError as error:
             raise Fs3Error(Code.PROTOCOL, f"places that make no sense: {error}") from error
         for failure in failures:
             self._note(int(items[failure[0]]), places[failure[0]].item(), failure)
+        return self._failures
 
     def _note(self, item: int, place: Location, failure: Failure) -> None:
         _, length, _, crc, _, position, before, after = place
@@ -100,50 +91,14 @@ class LocatedReader:
             end = position + before + length + after
             self._fail(item, Code.CORRUPT, f"its data file ends before {end}")
         else:
-            self._note_corrupt(item, found, crc)
-
-    def _read_scattered(self, item: int, place: Location, parts: Parts) -> None:
-        """A place of any kind, with any number of buffers."""
-        _, _, _, crc, number, position, before, after = place
-        scratch = self._scratch
-        parts = [scratch[:before], *parts, scratch[before : before + after]]
-        if number != FILE_NONE:
-            self._fill(number, position, parts, item)
-        found = 0
-        for part in parts:
-            found = crc32c(part, found)
-        if found != crc:
-            self._note_corrupt(item, found, crc)
-
-    def _fill(self, number: int, position: int, buffers: Parts, item: int) -> None:
-        """Read into ``buffers``, one behind the other, what is of one ``item``."""
-        descriptor = self._files.get(number)
-        if descriptor is None:
-            raise _never_passed(number)
-        try:
-            for start in range(0, len(buffers), _BUFFERS_PER_CALL):
-                parts = buffers[start : start + _BUFFERS_PER_CALL]
-                wanted = sum(map(len, parts))
-                got = os.preadv(descriptor, parts, position)
-                if got < wanted and not _read_rest(descriptor, parts, position, got):
-                    self._fail(item, Code.CORRUPT, f"its data file ends before {position + wanted}")
-                position += wanted
-        except OSError as error:
-            self._fail(item, Code.DISK, f"reading its data file: {error}")
+            self._fail(
+                item,
+                Code.CORRUPT,
+                f"a data file's bytes have checksum {found:#010x}, {crc:#010x} is announced",
+            )
 
     def _fail(self, item: int, code: Code, reason: str) -> None:
-        self._failures.setdefault(item, (code, reason))
-
-    def _note_corrupt(self, item: int, found: int, announced: int) -> None:
-        self._fail(
-            item,
-            Code.CORRUPT,
-            f"a data file's bytes have checksum {found:#010x}, {announced:#010x} is announced",
-        )
-
-
-def _never_passed(number: int) -> Fs3Error:
-    return Fs3Error(Code.PROTOCOL, f"file {number} is located in, and was never passed")
+        self._failures[item] = (code, reason)
 
 
 def grouped(parts: Parts, lengths: Sequence[int]) -> list[Parts]:
@@ -162,17 +117,3 @@ def grouped(parts: Parts, lengths: Sequence[int]) -> list[Parts]:
             raise Fs3Error(Code.PROTOCOL, "located pieces that are not those asked for")
         groups.append(parts[start:at])
     return groups
-
-
-def _read_rest(descriptor: int, parts: Parts, position: int, got: int) -> bool:
-    """What a call that was cut short has left of ``parts``; False if the file ends before."""
-    before = 0
-    for part in parts:
-        rest = part[max(0, got - before) :]
-        while rest:
-            count = os.preadv(descriptor, (rest,), position + before + len(part) - len(rest))
-            if not count:
-                return False
-            rest = rest[count:]
-        before += len(part)
-    return True

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fs3 import compiled
-from fs3.compiled import EDGE_BYTES_MAX, IN_MEMORY, PIECE, plain
+from fs3.compiled import EDGE_BYTES_MAX, IN_MEMORY, PIECE, PIECE_OF_PARTS, plain
 
 try:
     from fs3.compiled import _loops
@@ -148,6 +148,50 @@ def test_pieces_are_read_and_their_checksums_told(loops, file, wanted, split):
     assert crcs.tolist() == [reference(wanted) for wanted in pieces.wanted]
 
 
+PARTS = st.lists(
+    st.one_of(st.integers(0, 300), st.sampled_from([0, 4096, 70_000, 131_072, 200_000])),
+    min_size=1,
+    max_size=40,
+)
+
+
+@given(
+    wanted=st.lists(st.tuples(SMALL, PARTS), max_size=4), split=st.booleans(), ends=st.booleans()
+)
+def test_the_wanted_bytes_of_a_piece_may_go_to_many_buffers(loops, file, wanted, split, ends):
+    records, buffers, contents = [], [], []
+    for (position, before, _, after), sizes in wanted:
+        if ends:
+            position, sizes = position + 2_900_000, [size % 1000 for size in sizes]
+        length = sum(sizes)
+        whole = CONTENT[position : position + before + length + after]
+        missing = before + length + after - len(whole)
+        record = file, reference(whole), position, before, length, after, len(sizes) - 1
+        records.append(PIECE_OF_PARTS.pack(*record))
+        mine = [memoryview(bytearray(b"\xaa" * (size + 6)))[3 : size + 3] for size in sizes]
+        buffers += mine
+        contents.append((mine, whole[before : before + length], missing))
+    crcs = array("I", bytes(4 * len(records)))
+    failures = loops.read_pieces(b"".join(records), buffers, split, memoryview(crcs))
+    lacking = [(at, 0, missing, 0) for at, (_, _, missing) in enumerate(contents) if missing]
+    assert failures == lacking
+    for (mine, content, missing), crc in zip(contents, crcs, strict=True):
+        around = [bytes(buffer.obj) for buffer in mine]
+        assert {edge[:3] + edge[-3:] for edge in around} == {b"\xaa" * 6}
+        assert missing or (b"".join(mine), crc) == (content, reference(content))
+
+
+def test_more_buffers_than_one_system_call_takes(loops, file):
+    buffers = [memoryview(bytearray(7)) for _ in range(3000)]
+    record = PIECE_OF_PARTS.pack(file, reference(CONTENT[5:21_015]), 5, 10, 21_000, 0, 2999)
+    assert loops.read_pieces(record, buffers) == []
+    assert b"".join(buffers) == CONTENT[15:21_015]
+    record = PIECE_OF_PARTS.pack(IN_MEMORY, reference(CONTENT[15:21_015]), 0, 0, 21_000, 0, 2999)
+    assert loops.read_pieces(record, buffers) == []
+    buffers[2500][6] ^= 1
+    assert [failure[:3] for failure in loops.read_pieces(record, buffers)] == [(0, 0, 0)]
+
+
 def test_many_pieces_of_the_same_blocks_are_read_once_or_more(loops, file):
     random = Random(7)
     pieces = Pieces(file)
@@ -242,11 +286,16 @@ def test_a_piece_that_makes_no_sense_is_refused_and_nothing_is_read(
 
 
 def test_arguments_that_do_not_fit_each_other_are_refused(loops, file):
-    one = PIECE.pack(file, 0, 0, 0, 4, 0)
+    one, two = PIECE.pack(file, 0, 0, 0, 4, 0), PIECE_OF_PARTS.pack(file, 0, 0, 0, 4, 0, 1)
+    most = PIECE_OF_PARTS.pack(file, 0, 0, 0, 4, 0, 0xFFFFFFFF)
     buffer = memoryview(bytearray(4))
-    for pieces, buffers in ((one, []), (one[:-1], [buffer]), (one, [buffer, buffer])):
+    calls = [(one, []), (one[:-1], [buffer]), (one, [buffer, buffer])]
+    calls += [(two, [buffer]), (two + one, [buffer, buffer]), (most, [buffer]), (most * 2, [])]
+    for pieces, buffers in calls:
         with pytest.raises(ValueError, match="bytes of pieces, 32 each, for"):
             loops.read_pieces(pieces, buffers)
+    with pytest.raises(ValueError, match="piece 0 has 4 bytes, its buffer 8"):
+        loops.read_pieces(two, [buffer, buffer])
     with pytest.raises(ValueError, match="3 bytes for the checksums of 1 pieces"):
         loops.read_pieces(one, [buffer], False, memoryview(bytearray(3)))
     assert loops.read_pieces(b"", []) == []
