@@ -34,7 +34,7 @@ from .channels import UpdateChannels
 from .links import TRANSPORTS, Links, Request
 from .node_loads import NodeLoads
 from .one_piece import OnePiece
-from .routing import RoutingCache
+from .routing import RoutingCache, versions_in
 from .transfers import (
     Items,
     Job,
@@ -149,13 +149,9 @@ class DataClient:
         near = self._loads.near(routing)
         if not near:
             return False
-
-        def version(chain: int) -> int:
-            known = routing.chains.get(ChainId(chain))
-            return known.version if known is not None else 0
-
+        versions = versions_in(routing)
         return self.own_links().read_here(
-            near, routing.nodes, lambda connection: connection.read_here(items, buffers, version)
+            near, routing.nodes, lambda connection: connection.read_here(items, buffers, versions)
         )
 
     def read_piece(self, chunk: ChunkId, chain: ChainId, offset: int, buffer: memoryview) -> int:
@@ -166,7 +162,7 @@ class DataClient:
         if near and known is not None:
             served = served_word(chain, known.version)
             if self.own_links().read_here(
-                near, routing.nodes, lambda c: c.read_piece_here(chunk, served, offset, buffer)
+                near, routing.nodes, lambda c: c.read_piece_here(chunk, served, offset, (buffer,))
             ):
                 return len(buffer)
         node = self._loads.node_for(known, near) if known is not None else None

@@ -103,11 +103,9 @@ class Links:
         """
         last = self._read_here
         for number in (last, *(node for node in near if node != last)):
-            link = self._links.get((number, False))
             node = known.get(number)
-            if link is None or node is None or self._standing(node, False) is not link:
-                continue
-            if read(link.connection):
+            link = self._standing(node, False) or self._standing(node, True) if node else None
+            if link is not None and read(link.connection):
                 self._read_here = number
                 return True
         return False

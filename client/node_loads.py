@@ -15,6 +15,20 @@ from fs3.transport.local import is_here
 _REQUEST_BYTES = 64 << 10  # what one more request of a slow node is reckoned to cost
 
 
+class NearNodes:
+    """Which storageservers are on this machine; told quickly for routing that was asked before."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Mapping[NodeId, NodeInfo], frozenset[NodeId]] = ({}, frozenset())
+
+    def nodes(self, routing: Routing) -> frozenset[NodeId]:
+        known, near = self._last
+        if known is not routing.nodes:
+            near = frozenset(n.node for n in routing.nodes.values() if is_here(n))
+            self._last = routing.nodes, near
+        return near
+
+
 class NodeLoads:
     """Shared by all threads of a client."""
 
@@ -23,7 +37,7 @@ class NodeLoads:
         self._bytes: dict[NodeId, int] = {}
         self._serving: dict[ChainId, tuple[Chain, tuple[NodeId, ...]]] = {}
         self._turn = 0
-        self._near: tuple[Mapping[NodeId, NodeInfo], frozenset[NodeId]] = ({}, frozenset())
+        self._near = NearNodes()
         self.pace = Pace()
 
     @property
@@ -48,11 +62,7 @@ class NodeLoads:
 
     def near(self, routing: Routing) -> frozenset[NodeId]:
         """Storageservers on this machine."""
-        known, near = self._near
-        if known is not routing.nodes:
-            near = frozenset(n.node for n in routing.nodes.values() if is_here(n))
-            self._near = routing.nodes, near
-        return near
+        return self._near.nodes(routing)
 
     def node_for(self, chain: Chain, near: frozenset[NodeId]) -> NodeId | None:
         """Who to ask for one piece of ``chain``: the least loaded, in turn; None: nobody serves.

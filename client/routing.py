@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
+from fs3.core.types import ChainId
 from fs3.errors import Code, Fs3Error
 from fs3.log import get_logger
 from fs3.proto import cluster_pb2
@@ -87,3 +89,13 @@ class RoutingCache:
             whole = cluster_pb2.GetRoutingRequest(known_version=0)
             update = decode_update(self._manager.get_routing(whole, timeout_s=_REFRESH_TIMEOUT_S))
             self._routing = Routing().apply(update)
+
+
+def versions_in(routing: Routing) -> Callable[[int], int]:
+    """At which version a chain is asked; 0, which none has, for one that is not known."""
+
+    def version(chain: int) -> int:
+        known = routing.chains.get(ChainId(chain))
+        return known.version if known is not None else 0
+
+    return version

@@ -14,7 +14,7 @@ ready, so that 64 CRCs are combined by one gather and one XOR.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TypeAlias
 
@@ -32,6 +32,7 @@ __all__ = [
     "combine",
     "combine_blocks",
     "crc32c",
+    "crc32c_of",
     "shift",
     "zeros_checksum",
 ]
@@ -44,6 +45,14 @@ LENGTH_MAX = (1 << 40) - 1  # bytes that a shift can cross: far above any chunk
 _POLYNOMIAL_REVERSED = 0x82F63B78  # Castagnoli
 _GROUP = 64  # blocks combined by one gather; a power of two
 _FEW = 6  # below this many blocks a plain loop beats numpy's fixed cost
+
+
+def crc32c_of(parts: Iterable[Buffer]) -> int:
+    """CRC32C of all these bytes, one part behind the other."""
+    crc = 0
+    for part in parts:
+        crc = crc32c(part, crc)
+    return crc
 
 
 def block_checksums(buffer: Buffer) -> Crcs:

@@ -7,7 +7,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from errno import EIO
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Protocol, TypeAlias
 
 from crc32c import crc32c as _crc32c
@@ -81,16 +81,9 @@ def read_pieces(
     piece's wanted bytes alone. ``split`` lets the extension work with a second thread if there is
     much to do and a CPU for it. ValueError for a piece that makes no sense: then nothing is read.
     """
-    records = list(PIECE_OF_PARTS.iter_unpack(pieces)) if not len(pieces) % PIECE.size else []
-    if len(pieces) % PIECE.size or sum([r[6] for r in records], len(records)) != len(buffers):
-        raise ValueError(
-            f"{len(pieces)} bytes of pieces, {PIECE.size} each, for {len(buffers)} buffers"
-        )
+    records, groups = _arguments(pieces, buffers)
     if crcs is not None and crcs.nbytes < 4 * len(records):
         raise ValueError(f"{crcs.nbytes} bytes for the checksums of {len(records)} pieces")
-    groups = _grouped(records, buffers)
-    for at, (record, group) in enumerate(zip(records, groups, strict=True)):
-        _check(at, record, group)
     failures: list[Failure] = []
     found_crcs = array("I", bytes(4 * len(records)))
     scratch = memoryview(bytearray(_WITHIN_BYTES))
@@ -99,7 +92,7 @@ def read_pieces(
         total = before + length + after
         inside = length < total <= _WITHIN_BYTES
         if inside:  # one checksum block, most likely
-            parts = [scratch[:total]]
+            parts: Sequence[memoryview] = [scratch[:total]]
         elif length < total:
             edges = memoryview(bytearray(before + after))
             parts = [edges[:before], *group, edges[before:]]
@@ -114,10 +107,7 @@ def read_pieces(
             failures.append((at, 0, missing, found))
             continue
         if inside:
-            start = before
-            for part in group:
-                part[:] = scratch[start : start + len(part)]
-                start += len(part)
+            _copy(scratch[before:], group)
         if crcs is not None:
             found_crcs[at] = _crc32c_of(group) if length < total else found
     if crcs is not None:
@@ -125,14 +115,29 @@ def read_pieces(
     return failures
 
 
-def _grouped(
-    records: Sequence[tuple[int, ...]], buffers: Sequence[memoryview]
-) -> list[Sequence[memoryview]]:
-    """The buffers of each piece."""
-    if len(records) == len(buffers):
-        return [(buffer,) for buffer in buffers]
-    ends = list(accumulate([1 + record[6] for record in records]))
-    return [buffers[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+def _arguments(
+    pieces: Buffer, buffers: Sequence[memoryview]
+) -> tuple[list[tuple[int, ...]], list[Sequence[memoryview]]]:
+    """The records of the pieces, and the buffers of each; ValueError if they make no sense."""
+    whole = not len(pieces) % PIECE.size
+    records = list(PIECE_OF_PARTS.iter_unpack(pieces)) if whole else []
+    ends = list(accumulate([1 + record[6] for record in records], initial=0))
+    if not whole or ends[-1] != len(buffers):
+        raise ValueError(
+            f"{len(pieces)} bytes of pieces, {PIECE.size} each, for {len(buffers)} buffers"
+        )
+    groups = [buffers[start:end] for start, end in pairwise(ends)]
+    for at, (record, group) in enumerate(zip(records, groups, strict=True)):
+        _check(at, record, group)
+    return records, groups
+
+
+def _copy(content: memoryview, parts: Sequence[memoryview]) -> None:
+    """Its first bytes."""
+    at = 0
+    for part in parts:
+        part[:] = content[at : at + len(part)]
+        at += len(part)
 
 
 def _check(at: int, record: tuple[int, ...], buffers: Sequence[memoryview]) -> None:

@@ -115,12 +115,14 @@ class DataConnection:
             self.on_writable()
 
     def read_here(
-        self, items: NDArray[Any], buffers: Sequence[memoryview], versions: Callable[[int], int]
+        self, items: NDArray[Any], parts: Sequence[memoryview], versions: Callable[[int], int]
     ) -> bool:
         """See :class:`ClientConnection`: whoever is far away must be asked."""
         return False
 
-    def read_piece_here(self, chunk: bytes, served: int, offset: int, buffer: memoryview) -> bool:
+    def read_piece_here(
+        self, chunk: bytes, served: int, offset: int, parts: Sequence[memoryview]
+    ) -> bool:
         """See :class:`ClientConnection`."""
         return False
 

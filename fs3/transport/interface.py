@@ -68,15 +68,18 @@ class ClientConnection(Protocol):
         """
 
     def read_here(
-        self, items: NDArray[Any], buffers: Sequence[memoryview], versions: Callable[[int], int]
+        self, items: NDArray[Any], parts: Sequence[memoryview], versions: Callable[[int], int]
     ) -> bool:
-        """Read pieces at once, without asking, each into its buffer; verified, and none short.
+        """Read pieces at once, without asking; verified, and none short.
 
-        ``items`` are READ_ITEMs; ``versions`` says at which version a chain is asked. False if that
-        cannot be done: then the buffers may hold anything, and a READ_BATCH is the way.
+        ``items`` are READ_ITEMs that have a length, ``parts`` a scatter list for all of them;
+        ``versions`` says at which version a chain is asked. False if that cannot be done: then the
+        parts may hold anything, and a READ_BATCH is the way.
         """
 
-    def read_piece_here(self, chunk: bytes, served: int, offset: int, buffer: memoryview) -> bool:
+    def read_piece_here(
+        self, chunk: bytes, served: int, offset: int, parts: Sequence[memoryview]
+    ) -> bool:
         """The same for one piece. ``served``: ``served_word`` of its chain (fs3/core/stamps.py)."""
 
     def forget(self, request_id: int) -> None:

@@ -38,7 +38,9 @@ from numpy.typing import NDArray
 from fs3 import dataplane, frames
 from fs3.checksum import Crcs
 from fs3.clock import SystemClock, boot_clock_id
+from fs3.core.kv import is_value
 from fs3.core.stamps import STAMPS_BYTES, StampView
+from fs3.core.types import ChunkId
 from fs3.errors import Code, Fs3Error
 from fs3.frames import Buffer
 from fs3.log import get_logger
@@ -240,34 +242,48 @@ class LocalConnection(DataConnection):
         return super().take_completed()
 
     def read_here(
-        self, items: NDArray[Any], buffers: Sequence[memoryview], versions: Callable[[int], int]
+        self, items: NDArray[Any], parts: Sequence[memoryview], versions: Callable[[int], int]
     ) -> bool:
         """See :class:`ClientConnection`."""
-        read = self._remembered.read(items, buffers, versions, _CLOCK.monotonic_ms)
-        return read and not self._is_gone()
+        read = self._remembered.read(items, parts, versions, _CLOCK.monotonic_ms)
+        if not read or self._is_gone():
+            return False
+        self._note_use(items.view(np.uint8).data)
+        return True
 
-    def read_piece_here(self, chunk: bytes, served: int, offset: int, buffer: memoryview) -> bool:
+    def read_piece_here(
+        self, chunk: bytes, served: int, offset: int, parts: Sequence[memoryview]
+    ) -> bool:
         """See :class:`ClientConnection`."""
-        read = self._remembered.read_piece(chunk, served, offset, buffer, _CLOCK.monotonic_ms)
-        return read and not self._is_gone()
+        read = self._remembered.read_piece(chunk, served, offset, parts, _CLOCK.monotonic_ms)
+        if not read or self._is_gone():
+            return False
+        if is_value(ChunkId(chunk)):
+            self._note_use(dataplane.ITEM.pack(chunk, served >> 32, 0, 0, 0))
+        return True
+
+    def _note_use(self, items: Buffer) -> None:
+        if self._uses.note(items):
+            self.on_readable()  # what the server said to the uses before: nobody waits for that
+            self._tell_uses()
 
     def _read_remembered(self, request_id: int, head: bytes, found: Found) -> None:
         """See fs3/core/stamps.py for why this is a read as good as any."""
         remembered = self._remembered
         if remembered.standing(found) and remembered.serving(found, _CLOCK.monotonic_ms):
-            located = remembered.locations(found)
-            results = _results_of(located)
-            parts = super()._places(request_id, results) or ()
-            failures = self._reader.read(located, parts)
-            stands = remembered.standing(found)
+            pieces = remembered.pieces(found)
+            results = np.zeros(len(pieces), dataplane.READ_RESULT)
+            results["length"], results["crc"] = pieces["length"], pieces["crc"]
+            results["version"] = found.entries["version"]
+            answer = results.tobytes()
+            parts = super()._places(request_id, answer) or ()
+            good = remembered.read_found(found, pieces, parts)
             if self._is_gone():  # whoever has the files now does not tell by these stamps
                 raise Fs3Error(Code.UNREACHABLE, f"{self.address}: the server is gone")
-            if stands and not failures:
-                self._completed.append(Completion(self, request_id, results, None, verified=True))
-                if self._uses.note(head):
-                    self._tell_uses()
+            if good:
+                self._completed.append(Completion(self, request_id, answer, None, verified=True))
+                self._note_use(head)
                 return
-            remembered.forget(found.slots[list(failures)].tolist())
         self._send_locate(request_id, head)
 
     def _learn(self, asked: _Asked, reply: _Reply) -> None:

@@ -38,6 +38,7 @@ PIECES = np.dtype(
 )
 assert PIECES.itemsize == PIECE_OF_PARTS.size
 """The pieces of :func:`read_pieces`, as an array."""
+Pieces: TypeAlias = NDArray[Any]
 _TAKEN_OVER = ("crc", "position", "before", "length", "after")
 
 
@@ -70,13 +71,7 @@ class LocatedReader:
             raise Fs3Error(Code.PROTOCOL, detail) from None
         for name in _TAKEN_OVER:
             pieces[name] = places[name]
-        if len(parts) != len(places):
-            groups = grouped(parts, places["length"].tolist())
-            pieces["more_parts"] = [len(group) - 1 for group in groups]
-        try:
-            failures = read_pieces(pieces.view(np.uint8).data, parts, True)
-        except ValueError as error:
-            raise Fs3Error(Code.PROTOCOL, f"places that make no sense: {error}") from error
+        failures = read_into(parts, pieces)
         for failure in failures:
             self._note(int(items[failure[0]]), places[failure[0]].item(), failure)
         return self._failures
@@ -99,6 +94,20 @@ class LocatedReader:
 
     def _fail(self, item: int, code: Code, reason: str) -> None:
         self._failures[item] = (code, reason)
+
+
+def read_into(parts: Parts, pieces: Pieces) -> list[Failure]:
+    """Read pieces that have a length into a scatter list for all of them, and verify them.
+
+    Fs3Error PROTOCOL for pieces that make no sense, or do not fit the parts.
+    """
+    if len(parts) != len(pieces):
+        groups = grouped(parts, pieces["length"].tolist())
+        pieces["more_parts"] = [len(group) - 1 for group in groups]
+    try:
+        return read_pieces(pieces.view(np.uint8).data, parts, True)
+    except ValueError as error:
+        raise Fs3Error(Code.PROTOCOL, f"places that make no sense: {error}") from error
 
 
 def grouped(parts: Parts, lengths: Sequence[int]) -> list[Parts]:

@@ -16,17 +16,19 @@ from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, Crcs, combine_blocks
-from fs3.compiled import PIECE, read_pieces
+from fs3.compiled import PIECE_OF_PARTS, read_pieces
 from fs3.core.stamps import StampView, served_word
-from fs3.dataplane import FILE_NONE
+from fs3.dataplane import ReadItem
 from fs3.errors import Code, Fs3Error
-from fs3.transport.located import PIECES, Places
+from fs3.transport.located import PIECES, Pieces, read_into
 
 CHUNKS_MAX = 1 << 14
 CRCS_MAX = 1 << 20  # of all these chunks: 4 MiB
 _BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
 _MASK = CHECKSUM_BLOCK_BYTES - 1
+_FEW = 16
+_pack = PIECE_OF_PARTS.pack
 _ENTRY = np.dtype(
     [
         ("row", np.int64),
@@ -36,8 +38,6 @@ _ENTRY = np.dtype(
         ("length", np.int64),
         ("first_crc", np.int64),  # its number: see Remembered
         ("stamps", np.uint32),
-        ("chain", np.uint32),
-        ("file", np.uint32),
         ("descriptor", np.int32),
         ("checksum", np.uint32),
     ]
@@ -115,9 +115,8 @@ class Remembered:
             self._crcs = np.empty(self._crcs_max, np.uint32)
         self._check(len(items), places, len(crcs))
         chunks = items["chunk"][places["item"]].tolist()
-        chains = items["chain"][places["item"]].tolist()
         start = 0
-        for chunk, chain, place in zip(chunks, chains, places.tolist(), strict=True):
+        for chunk, place in zip(chunks, places.tolist(), strict=True):
             _, stamps, row, stamp, version, position, file, length, checksum, count = place
             slot, number = self._take(count)
             at, descriptor = number % self._crcs_max, self._files[file]
@@ -125,7 +124,7 @@ class Remembered:
             start += count
             self._entries[slot] = (
                 *(row, stamp, version, position, length, number),
-                *(stamps, chain, file, descriptor, checksum),
+                *(stamps, descriptor, checksum),
             )
             view = self._views[stamps]
             facts = _Facts(view, row, stamp, descriptor, position, length, at, checksum)
@@ -222,34 +221,47 @@ class Remembered:
         self.forget(gone)
         return not gone
 
-    def locations(self, found: Found) -> Places:
-        """Where the pieces lie."""
+    def pieces(self, found: Found) -> Pieces:
+        """What is there of what is asked for; of length 0 if nothing is."""
         items, _, entries, _ = found
         sizes = entries["length"]
         offsets = items["offset"].astype(np.int64)
         ends = np.minimum(offsets + items["length"], sizes)
-        lengths = np.maximum(ends - offsets, 0)
-        starts, covered = _whole_blocks(offsets, ends, sizes)
-        located = np.zeros(len(items), dataplane.LOCATE_RESULT)
-        located["length"] = lengths
-        located["version"] = entries["version"]
-        located["crc"] = self._crcs_of(entries, np.where(lengths > 0, starts, 0), covered)
-        located["file"] = entries["file"]
-        located["position"] = entries["position"] + starts
-        located["before"] = offsets - starts
-        located["after"] = np.maximum(covered - ends, 0)
-        nothing = np.flatnonzero(lengths == 0)
-        if len(nothing):
-            located[nothing] = 0
-            located["version"][nothing] = entries["version"][nothing]
-            located["file"][nothing] = FILE_NONE
-        return located
+        lengths = ends - offsets
+        starts, covered = offsets & ~_MASK, np.minimum((ends + _MASK) & ~_MASK, sizes)
+        whole = lengths.min() > 0
+        if not whole:
+            lengths = np.maximum(lengths, 0)
+            starts = np.where(lengths > 0, starts, 0)
+        made = np.zeros(len(items), PIECES)
+        made["descriptor"] = entries["descriptor"]
+        made["crc"] = self._crcs_of(entries, starts, covered)
+        made["position"] = entries["position"] + starts
+        made["before"] = offsets - starts
+        made["length"] = lengths
+        made["after"] = covered - ends
+        if not whole:
+            made[lengths == 0] = 0
+        return made
+
+    def read_found(self, found: Found, pieces: Pieces, parts: Sequence[memoryview]) -> bool:
+        """Read what is there into ``parts``; True if all of it is good, and still stands.
+
+        What is not good is forgotten. Fs3Error PROTOCOL for what makes no sense.
+        """
+        slots = found.slots
+        if not pieces["length"].all():
+            there = np.flatnonzero(pieces["length"])
+            pieces, slots = pieces[there], slots[there]
+        failures = read_into(parts, pieces)
+        self.forget([int(slots[failure[0]]) for failure in failures])
+        return self.standing(found) and not failures
 
     def _crcs_of(self, entries: NDArray[Any], starts: Column, ends: Column) -> Crcs:
         """Of these ranges of chunks, which are whole checksum blocks or go to the end."""
         crcs: Crcs = self._crcs[entries["first_crc"] % self._crcs_max + (starts >> _SHIFT)]
         for at in np.flatnonzero(ends - starts > _BLOCK).tolist():
-            *_, length, number, _, _, _, _, checksum = entries[at].item()
+            *_, length, number, _, _, checksum = entries[at].item()
             first = number % self._crcs_max
             crcs[at] = self._crc_of(first, int(starts[at]), int(ends[at]), length, checksum)
         return crcs
@@ -263,53 +275,86 @@ class Remembered:
     def read(
         self,
         items: NDArray[Any],
-        buffers: Sequence[memoryview],
+        parts: Sequence[memoryview],
         versions: Callable[[int], int],
         now_ms: NowMs,
     ) -> bool:
-        """Read pieces that are there whole, each into its buffer; False if that cannot be done.
+        """Read pieces that are there whole into ``parts``; False if that cannot be done.
 
-        ``versions``: at which version each chain is asked. What is in the buffers counts if this
+        ``versions``: at which version each chain is asked. What is in the parts counts if this
         is True, and the server proves to be alive after that.
         """
+        if len(items) <= _FEW and len(parts) == len(items):
+            return self._read_few(items.tolist(), parts, versions, now_ms)
         found = self.find(items)
         if found is None:
             return False
-        entries = found.entries
-        offsets, lengths = items["offset"].astype(np.int64), items["length"]
-        ends = offsets + lengths
-        if (ends > entries["length"]).any() or not lengths.all():
-            return False
-        asked = set(zip(entries["stamps"].tolist(), items["chain"].tolist(), strict=True))
+        asked = set(zip(found.entries["stamps"].tolist(), items["chain"].tolist(), strict=True))
         for number, chain in asked:
             if not self._views[number].serves(served_word(chain, versions(chain)), now_ms):
                 return False
-        starts, covered = _whole_blocks(offsets, ends, entries["length"])
-        pieces = np.zeros(len(items), PIECES)
-        pieces["descriptor"] = entries["descriptor"]
-        pieces["crc"] = self._crcs_of(entries, starts, covered)
-        pieces["position"] = entries["position"] + starts
-        pieces["before"] = offsets - starts
-        pieces["length"] = lengths
-        pieces["after"] = covered - ends
-        failures = read_pieces(pieces.view(np.uint8).data, buffers, True)
-        self.forget(found.slots[[failure[0] for failure in failures]].tolist())
-        return self.standing(found) and not failures
+        pieces = self.pieces(found)
+        lengths = pieces["length"]
+        if not (lengths == items["length"]).all() or not lengths.all():
+            return False
+        return self.read_found(found, pieces, parts)
 
-    # -- a single piece --------------------------------------------------------------------------
+    # -- a few pieces, without arrays, whose fixed costs are more than they take -------------------
 
     def read_piece(
-        self, chunk: bytes, served: int, offset: int, buffer: memoryview, now_ms: NowMs
+        self, chunk: bytes, served: int, offset: int, parts: Sequence[memoryview], now_ms: NowMs
     ) -> bool:
         """The same for one piece; ``served``: of the chain at the version that is asked for."""
         slot = self._slots.get(chunk)
         if slot is None:
             return False
-        view, row, stamp, descriptor, position, size, first, checksum = self._facts[slot]
-        length = len(buffer)
-        end = offset + length
-        if end > size or not length or not view.serves(served, now_ms):
+        facts = self._facts[slot]
+        length = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        piece = self._piece(facts, offset, length, len(parts) - 1)
+        if piece is None or not facts.view.serves(served, now_ms):
             return False
+        if read_pieces(piece, parts, True) or not facts.view.stands(facts.row, facts.stamp):
+            self.forget([slot])
+            return False
+        return True
+
+    def _read_few(
+        self,
+        items: Sequence[ReadItem],
+        buffers: Sequence[memoryview],
+        versions: Callable[[int], int],
+        now_ms: NowMs,
+    ) -> bool:
+        """The same for pieces of one buffer each."""
+        slots, known = [], []
+        records: list[bytes] = []
+        for chunk, chain, _, offset, length in items:
+            slot = self._slots.get(chunk)
+            if slot is None:
+                return False
+            facts = self._facts[slot]
+            piece = self._piece(facts, offset, length, 0)
+            served = served_word(chain, versions(chain))
+            if piece is None or not facts.view.serves(served, now_ms):
+                return False
+            slots.append(slot)
+            known.append(facts)
+            records.append(piece)
+        wrong = [slots[failure[0]] for failure in read_pieces(b"".join(records), buffers, True)]
+        wrong += [
+            slot
+            for slot, facts in zip(slots, known, strict=True)
+            if not facts.view.stands(facts.row, facts.stamp)
+        ]
+        self.forget(wrong)
+        return not wrong
+
+    def _piece(self, facts: _Facts, offset: int, length: int, more_parts: int) -> bytes | None:
+        """The piece of these bytes of a chunk; None if they are not all there, or none."""
+        _, _, _, descriptor, position, size, first, checksum = facts
+        end = offset + length
+        if end > size or not length:
+            return None
         start, covered = offset & ~_MASK, (end + _MASK) & ~_MASK
         if covered > size:
             covered = size
@@ -317,14 +362,5 @@ class Remembered:
             crc = self._crcs.item(first + (start >> _SHIFT))
         else:
             crc = self._crc_of(first, start, covered, size, checksum)
-        piece = PIECE.pack(descriptor, crc, position + start, offset - start, length, covered - end)
-        failures = read_pieces(piece, (buffer,), True)
-        if failures or not view.stands(row, stamp):
-            self.forget([slot])
-            return False
-        return True
-
-
-def _whole_blocks(starts: Column, ends: Column, sizes: Column) -> tuple[Column, Column]:
-    """The ranges of whole checksum blocks around these; the last one of a chunk may be short."""
-    return starts & ~_MASK, np.minimum((ends + _MASK) & ~_MASK, sizes)
+        before, after = offset - start, covered - end
+        return _pack(descriptor, crc, position + start, before, length, after, more_parts)

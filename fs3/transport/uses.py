@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 
 from fs3 import dataplane
+from fs3.compiled import Buffer
 from fs3.core.kv import OWNER_BYTE
 
 USES_MAX = 1024
@@ -28,14 +29,14 @@ class Uses:
     def __bool__(self) -> bool:
         return bool(self._heads)
 
-    def note(self, head: bytes) -> bool:
-        """A READ_BATCH's items have been read; True if it is time to tell."""
+    def note(self, head: Buffer) -> bool:
+        """READ_ITEMs have been read; True if it is time to tell."""
         if head[0] < OWNER_BYTE:  # files and values never share a batch
             return False
         now_s = time.monotonic()
         if not self._heads:
             self._first_s = now_s
-        self._heads.append(head)
+        self._heads.append(bytes(head))
         self._count += len(head) // dataplane.ITEM.size
         return self._count >= USES_MAX or now_s - self._first_s >= PAUSE_S
 

@@ -56,7 +56,8 @@ def located(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(Remembered, name, counted_read)
 
-    counting("read", len)
+    counting("read_found", lambda found: len(found.items))
+    counting("_read_few", len)
     counting("read_piece", lambda _: 1)
     monkeypatch.setattr(LocatedReader, "read", count)
     return counted

@@ -18,7 +18,7 @@ from fs3.errors import Code
 from fs3.storageserver.chunkstore.interface import Piece
 from fs3.storageserver.localport import LocalPort
 from fs3.storageserver.settings import LocalSettings
-from fs3.transport import remembered
+from fs3.transport import located, remembered
 from fs3.transport.client import drive
 from fs3.transport.local import LocalConnection
 
@@ -146,6 +146,21 @@ class BatchReader(Reader):
         return self.connection.read_here(items, buffers, lambda _: version)
 
 
+class ScatteredReader(BatchReader):
+    """The same, each piece into two buffers."""
+
+    def read_here(
+        self, pieces: Sequence[tuple[int, int, int]], buffers: list[memoryview], version: int
+    ) -> bool:
+        """Without asking, if that can be."""
+        return super().read_here(pieces, halves(buffers), version)
+
+
+def halves(buffers: Sequence[memoryview]) -> list[memoryview]:
+    """Both of each."""
+    return [part for b in buffers for part in (b[: len(b) // 2], b[len(b) // 2 :])]
+
+
 class PieceReader(BatchReader):
     """The same, one by one, by ``read_piece_here``."""
 
@@ -155,28 +170,24 @@ class PieceReader(BatchReader):
         """Without asking, if that can be."""
         served, read = served_word(CHAIN, version), self.connection.read_piece_here
         return all(
-            read(chunk_id(7, slot), served, offset, buffer)
+            read(chunk_id(7, slot), served, offset, halves([buffer]) if slot else (buffer,))
             for (slot, offset, _), buffer in zip(pieces, buffers, strict=True)
         )
 
 
 def before_reading(reader: Reader, action: Any) -> None:
     """Do something once, when places are known and nothing has been read."""
-    located, pieces = reader.connection._reader.read, remembered.read_pieces
-
-    def begin() -> None:
-        reader.connection._reader.read, remembered.read_pieces = located, pieces
-        action()
+    modules = located, remembered
+    plain = located.read_pieces
 
     def late(*arguments: Any) -> Any:
-        begin()
-        return located(*arguments)
+        for module in modules:
+            module.read_pieces = plain
+        action()
+        return plain(*arguments)
 
-    def late_pieces(*arguments: Any) -> Any:
-        begin()
-        return pieces(*arguments)
-
-    reader.connection._reader.read, remembered.read_pieces = late, late_pieces
+    for module in modules:
+        module.read_pieces = late
 
 
 def fill(cluster: StorageCluster, first_slot: int, count: int, size: int) -> None:

@@ -82,9 +82,9 @@ def test_places_are_those_of_the_newest_chunks_and_memory_is_bounded():
             length = rng.randrange(len(content) + 100)
             found = told.remembered.find(items_of([(each, start, length)]))
             assert found is not None
-            [place] = told.remembered.locations(found)
-            code, got, version, crc, _, position, before, after = place
-            assert (code, version) == (0, 5)
+            assert found.entries["version"].tolist() == [5]
+            [piece] = told.remembered.pieces(found)
+            _, crc, position, before, got, after, _ = piece
             assert got == len(content[start : start + length])
             if got:
                 begin = position - (each[-1] << 20)
@@ -106,11 +106,10 @@ def test_a_batch_is_located_piece_by_piece():
     ]
     found = told.remembered.find(items_of(pieces))
     assert found is not None
-    places = told.remembered.locations(found)
-    for piece, place in zip(pieces, places, strict=True):
-        single = told.remembered.find(items_of([piece]))
+    for asked, piece in zip(pieces, told.remembered.pieces(found), strict=True):
+        single = told.remembered.find(items_of([asked]))
         assert single is not None
-        assert told.remembered.locations(single) == [place]
+        assert told.remembered.pieces(single) == [piece]
 
 
 def test_a_batch_stands_if_all_of_it_does_and_what_does_not_is_forgotten():

@@ -17,6 +17,7 @@ from local_port_rig import (
     PieceReader,
     Port,
     Reader,
+    ScatteredReader,
     before_reading,
     damage,
     fill,
@@ -50,7 +51,7 @@ def port(cluster: StorageCluster, request: Any) -> Iterator[Port]:
     made.close()
 
 
-@pytest.fixture(params=[Reader, BatchReader, PieceReader])
+@pytest.fixture(params=[Reader, BatchReader, ScatteredReader, PieceReader])
 def reader(port: Port, request: Any) -> Iterator[Reader]:
     made: Reader = request.param(port)
     yield made
