@@ -25,7 +25,8 @@ class Registered:
 
     def add(self, value: Any) -> None:  # noqa: ANN401 - many kinds of buffer
         """Fs3Error INVALID for what could not be read into."""
-        for part, view in zip(_items(value), parts_of(value, writable=True), strict=True):
+        items = value if isinstance(value, list | tuple) else (value,)
+        for part, view in zip(items, parts_of(value, writable=True), strict=True):
             if hasattr(part, "data_ptr"):
                 for start in range(0, len(view), WHOLE_BYTES_MAX):
                     address = part.data_ptr() + start
@@ -43,16 +44,14 @@ class Registered:
 _NONE = Registered()
 
 
-def _items(value: Any) -> Sequence[Any]:  # noqa: ANN401
-    return value if isinstance(value, list | tuple) else (value,)
-
-
 def parts_of(value: Any, *, writable: bool, registered: Registered = _NONE) -> Parts:  # noqa: ANN401
     """The memory of one value: a buffer, a torch CPU tensor, or a sequence of these.
 
     Fs3Error INVALID for memory that is not contiguous, not writable or not the CPU's.
     """
-    return [_view(part, writable, registered) for part in _items(value)]
+    if isinstance(value, list | tuple):
+        return [_view(part, writable, registered) for part in value]
+    return [_view(value, writable, registered)]
 
 
 def _view(part: Any, writable: bool, registered: Registered) -> memoryview:  # noqa: ANN401
@@ -100,4 +99,4 @@ def _memory(tensor: Any, address: int, length: int) -> memoryview:  # noqa: ANN4
 
 def lengths_of(values: Sequence[Parts]) -> list[int]:
     """Bytes of each value."""
-    return [sum([len(part) for part in parts]) for parts in values]
+    return [len(parts[0]) if len(parts) == 1 else sum(map(len, parts)) for parts in values]

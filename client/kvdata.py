@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from operator import add
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ from fs3.errors import Code
 from fs3.routing import Routing
 from fs3.transport.interface import ClientConnection, Transport
 
+from .kv_buffers import lengths_of
 from .links import TRANSPORTS, Links, Request
 from .node_loads import NearNodes
 from .routing import RoutingCache, versions_in
@@ -106,10 +108,7 @@ class Gets:
         self._headers = [room[end - size : end] for size, end in zip(heads, ends, strict=True)]
         self._keys = keys
         self._buffers = buffers
-        items["length"] = [
-            size + sum([len(part) for part in parts])
-            for size, parts in zip(heads, buffers, strict=True)
-        ]
+        items["length"] = list(map(add, heads, lengths_of(buffers)))
         self.items = items
         self.payload = items["length"]
         self.sizes = np.full(len(items), -1, np.int64)
@@ -191,7 +190,7 @@ class Gets:
         ]
         if not connection.read_here(items, parts, versions):
             return False
-        lengths = (self.payload - np.array(list(map(len, headers)), np.uint32)).tolist()
+        lengths = lengths_of(buffers)
         if self._room == b"".join(map(kv.header, self._keys, lengths)):  # as mostly
             self.sizes[:] = lengths
         else:

@@ -48,7 +48,7 @@ from fs3.routing import NodeInfo
 from fs3.transport.address import SocketAddress, open_socket
 from fs3.transport.client import DataConnection
 from fs3.transport.interface import Completion, Place
-from fs3.transport.located import LocatedReader, Places, grouped
+from fs3.transport.located import LocatedReader, Places, parts_per_piece
 from fs3.transport.remembered import Found, Remembered
 from fs3.transport.uses import Uses
 from fs3.transport.window import WORTH_BYTES, WriteWindow
@@ -339,13 +339,8 @@ class LocalConnection(DataConnection):
         in_body = with_bytes["file"] == dataplane.FILE_NONE
         if not in_body.any():
             return []
-        groups = grouped(self._parts, with_bytes["length"].tolist())
-        return [
-            part
-            for group, here in zip(groups, in_body.tolist(), strict=True)
-            if here
-            for part in group
-        ]
+        arrive = np.repeat(in_body, parts_per_piece(self._parts, with_bytes["length"]))
+        return [part for part, here in zip(self._parts, arrive.tolist(), strict=True) if here]
 
     def _locate(self, request_id: int) -> Places | None:
         """The results of the LOCATE that is being answered, and where they go; None: it is none."""

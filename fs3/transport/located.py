@@ -102,27 +102,22 @@ def read_into(parts: Parts, pieces: Pieces) -> list[Failure]:
     Fs3Error PROTOCOL for pieces that make no sense, or do not fit the parts.
     """
     if len(parts) != len(pieces):
-        groups = grouped(parts, pieces["length"].tolist())
-        pieces["more_parts"] = [len(group) - 1 for group in groups]
+        pieces["more_parts"] = parts_per_piece(parts, pieces["length"]) - 1
     try:
         return read_pieces(pieces.view(np.uint8).data, parts, True)
     except ValueError as error:
         raise Fs3Error(Code.PROTOCOL, f"places that make no sense: {error}") from error
 
 
-def grouped(parts: Parts, lengths: Sequence[int]) -> list[Parts]:
-    """The parts of a scatter list that hold each of these lengths; borders of both coincide.
+def parts_per_piece(parts: Parts, lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """How many parts of a scatter list hold each of these lengths; borders of both coincide.
 
     Fs3Error PROTOCOL if they do not: the answer is not what was asked for.
     """
-    groups: list[Parts] = []
-    at = 0
-    for length in lengths:
-        start = at
-        while length > 0 and at < len(parts):
-            length -= len(parts[at])
-            at += 1
-        if length:
-            raise Fs3Error(Code.PROTOCOL, "located pieces that are not those asked for")
-        groups.append(parts[start:at])
-    return groups
+    if len(parts) == len(lengths):
+        return np.ones(len(parts), np.int64)  # of what length each is, whoever reads them sees
+    ends, borders = np.cumsum(lengths, dtype=np.int64), np.cumsum(list(map(len, parts)))
+    last = np.searchsorted(borders, ends)
+    if not len(ends) or last[-1] != len(parts) - 1 or not np.array_equal(borders[last], ends):
+        raise Fs3Error(Code.PROTOCOL, "located pieces that are not those asked for")
+    return np.diff(last, prepend=-1)

@@ -260,8 +260,13 @@ class Remembered:
     def _crcs_of(self, entries: NDArray[Any], starts: Column, ends: Column) -> Crcs:
         """Of these ranges of chunks, which are whole checksum blocks or go to the end."""
         crcs: Crcs = self._crcs[entries["first_crc"] % self._crcs_max + (starts >> _SHIFT)]
-        for at in np.flatnonzero(ends - starts > _BLOCK).tolist():
-            *_, length, number, _, _, checksum = entries[at].item()
+        blocks = ends - starts
+        if blocks.max() <= _BLOCK:
+            return crcs
+        whole = (starts == 0) & (ends == entries["length"])
+        crcs[whole] = entries["checksum"][whole]
+        for at in np.flatnonzero((blocks > _BLOCK) & ~whole).tolist():
+            _, _, _, _, length, number, _, _, checksum = entries[at].item()
             first = number % self._crcs_max
             crcs[at] = self._crc_of(first, int(starts[at]), int(ends[at]), length, checksum)
         return crcs
