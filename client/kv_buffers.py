@@ -97,6 +97,6 @@ def _memory(tensor: Any, address: int, length: int) -> memoryview:  # noqa: ANN4
     return memoryview(memory).cast("B")
 
 
-def lengths_of(values: Sequence[Parts]) -> list[int]:
+def lengths_of(values: Sequence[Sequence[memoryview]]) -> list[int]:
     """Bytes of each value."""
     return [len(parts[0]) if len(parts) == 1 else sum(map(len, parts)) for parts in values]

@@ -368,6 +368,37 @@ def test_children_read_after_fork(tmp_path, compiled_too):
     subprocess.run(command, check=True, timeout=60, env=environment)
 
 
+HELPED = """
+import os, sys, time
+from crc32c import crc32c
+from fs3.compiled import PIECE, read_pieces
+
+def tasks():
+    return set(map(int, os.listdir("/proc/self/task")))
+
+content = bytes(1 << 20)
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.pwrite(file, content, 0)
+pieces = PIECE.pack(file, crc32c(content), 0, 0, 1 << 20, 0) * 4
+buffers = [memoryview(bytearray(1 << 20)) for _ in range(4)]
+before, cpus = tasks(), os.sched_getaffinity(0)
+assert read_pieces(pieces, buffers, True) == []
+helpers = tasks() - before
+assert len(helpers) == (len(cpus) > 1), (helpers, cpus)
+deadline_s = time.monotonic() + 60
+for helper in helpers:  # it may use all of them while it is waited for
+    while len(os.sched_getaffinity(helper)) != len(cpus) - 1:
+        assert time.monotonic() < deadline_s, os.sched_getaffinity(helper)
+        assert read_pieces(pieces, buffers, True) == []
+"""
+
+
+@pytest.mark.skipif(_loops is None, reason="the extension is not built")
+def test_the_helper_is_kept_off_its_callers_cpu(tmp_path):
+    command = [sys.executable, "-c", HELPED, tmp_path / "file"]
+    subprocess.run(command, check=True, timeout=100)
+
+
 # -- the build -------------------------------------------------------------------------------------
 
 
