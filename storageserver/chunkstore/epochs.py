@@ -1,8 +1,9 @@
 """Durability epochs: which version a power cut could bring back, and the blocks that needs.
 
 ``durable`` is the newest epoch whose data and records are on stable storage, ``current`` the one
-that records are written in; while a sync runs there is one between them. A version is *at risk*
-while its epoch is above ``durable``. See store.py for the whole story.
+that versions are staged and records are written in; while a sync runs there is one between them. A
+version is *at risk* while the epoch in which it was staged is above ``durable``. See store.py for
+the whole story.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Epochs:
         self._allocator = allocator
         self.durable = durable
         self.current = durable + 1
-        self._undo: dict[int, dict[ChunkId, tuple[Version, ...]]] = {}  # by the record's epoch
+        self._undo: dict[int, dict[ChunkId, tuple[Version, ...]]] = {}  # by the version's epoch
         self._held: dict[int, list[BlockId]] = {}  # let go when that epoch is durable
 
     def undo_of(self, chunk: ChunkId, committed: Version) -> tuple[Version, ...]:
@@ -33,7 +34,7 @@ class Epochs:
     def new_undo(self, chunk: ChunkId, old: Version) -> tuple[Version, ...]:
         """What a record that replaces ``old`` in this epoch may have to fall back to.
 
-        Not to a version of this epoch: it is no safer than its successor. Down to the newest
+        Not to a version staged in this epoch: it is no safer than its successor. Down to the newest
         durable one, which is safe.
         """
         undo = []
@@ -44,21 +45,24 @@ class Epochs:
                 break
         return tuple(undo)
 
-    def replaced(self, chunk: ChunkId, old: Version, undo: tuple[Version, ...]) -> None:
-        """``old`` has been replaced or removed: hold what ``undo`` needs, and let ``old`` go."""
+    def replaced(
+        self, chunk: ChunkId, old: Version, new: Version | None, undo: tuple[Version, ...]
+    ) -> None:
+        """``new`` (None: nothing) stands for ``old``: hold what ``undo`` needs, let ``old`` go.
+
+        Until the record that says so is durable, whenever ``new`` itself was or will be.
+        """
         for version in undo:
             self._allocator.hold(version.size_class, version.block)
             self._held.setdefault(self.current, []).append(
                 BlockId(version.size_class, version.block)
             )
-        if undo:
-            self._undo.setdefault(self.current, {})[chunk] = undo
+        if new is None:  # a later chunk of the same name does not fall back to it
+            for undos in self._undo.values():
+                undos.pop(chunk, None)
+        elif undo and new.epoch > self.durable:
+            self._undo.setdefault(new.epoch, {})[chunk] = undo
         self._allocator.release(old.size_class, old.block)
-
-    def forget(self, chunk: ChunkId) -> None:
-        """The chunk is removed: a later one of the same name does not fall back to it."""
-        for undo in self._undo.values():
-            undo.pop(chunk, None)
 
     def end(self) -> int:
         """Begin the next epoch; the one that ended, for :meth:`made_durable`."""

@@ -52,7 +52,7 @@ class Version(NamedTuple):
 
     version: int = 0  # 0: the chunk was never committed
     chain_version: int = 0
-    epoch: int = 0  # durability epoch in which this record was written
+    epoch: int = 0  # durability epoch in which it was staged
     block: int = 0
     length: int = 0
     high: int = 0  # bytes of the block that some committed version uses; append in place behind

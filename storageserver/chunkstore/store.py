@@ -5,14 +5,15 @@ process that dies anywhere leaves records that refer to complete data; blocks wi
 free at the next start.
 
 A power cut is harsher: a record may reach the disk before its data. Hence **durability epochs**.
-Every record carries the epoch in which it was written. A sync ends the epoch, puts the data files
+Every version carries the epoch in which it was staged. A sync ends the epoch, puts the data files
 on stable storage, then the mark "durable: that epoch" with the log. At a start after a power cut
-(another boot id, not closed cleanly) each record newer than the mark is verified by reading.
+(another boot id, not closed cleanly) each version newer than the mark is verified by reading.
 
 One that fails falls back: a committed record carries as **undo** the versions it replaced, back to
-the newest whose epoch is durable. Their blocks stay held until the epoch of that record is durable.
-At most two are needed, the durable one and one of an epoch whose sync is under way. A chunk without
-a good version left was never durable and is removed.
+the newest whose epoch is durable. Their blocks stay held until the epoch in which that record was
+written is durable: before that the log may end with them. So what was staged and synced stands even
+if its commit is lost: it is found pending. At most two are needed, the durable one and one of an
+epoch whose sync is under way. A chunk without a good version left was never durable and is removed.
 """
 
 from __future__ import annotations
@@ -232,13 +233,10 @@ class DiskChunkStore(Locating):
         with self._lock:
             codes: list[Code] = []
             ready: dict[ChunkId, tuple[Version, Pending]] = {}
-            epoch = self._epochs.current
             for chunk, number, chain_version in commits:
                 pending = self._index.pendings.get(chunk)
                 if pending is not None and pending.version.version == number:
-                    content = pending.version[CONTENT_FIELDS:]
-                    version = Version(number, chain_version, epoch, *content)
-                    ready[chunk] = version, pending
+                    ready[chunk] = pending.version._replace(chain_version=chain_version), pending
                     codes.append(Code.OK)
                 else:
                     known = number <= self._committed(chunk).version
@@ -365,9 +363,7 @@ class DiskChunkStore(Locating):
             self._readers.retire(lambda _, row: self._index.release_row(row), 0, row)
         else:
             self._index.put(chunk, version, pending)
-        self._epochs.replaced(chunk, old, undo)
-        if version is None:
-            self._epochs.forget(chunk)
+        self._epochs.replaced(chunk, old, version, undo)
 
     def _let_go(self, pending: Pending | None) -> None:
         """A pending version's block and channel, when the index has another one, or none."""

@@ -3,7 +3,8 @@
 A workload is scripted from a seed. A model keeps, for each chunk, every state it went through:
 committed and pending. After the death of the process a chunk must be in the state before or after
 the call that was cut; after a power cut in any state since the last completed sync, the committed
-and the pending version each by itself. In every case all bytes match their checksums, no block is
+and the pending version each by itself, but what was pending then and was committed is there in one
+way or the other. In every case all bytes match their checksums, no block is
 used twice and none is lost, and the store works on.
 """
 
@@ -141,7 +142,7 @@ class Workload:
         for chunk in ready[: self.random.choice([1, 3])]:
             version, content = self.model.now(chunk)[1]
             commits.append(Commit(chunk, version, 1))
-            changes[chunk] = (None if content is None else (version, content), None)
+            changes[chunk] = committed_as((version, content))
         self.model.begin(changes)
         assert set(store.commit(commits)) <= {Code.OK}
         self.model.done()
@@ -235,6 +236,19 @@ def check_after_power_loss(store, model):
         assert committed in [state[0] for state in possible]
         lost = [None] if len(possible) > 1 else []
         assert pending in [state[1] for state in possible] + lost
+        assert pending == possible[0][1] or not synced_is_lost(possible, committed)
+
+
+def synced_is_lost(states, committed):
+    """What was synced while it was pending, and then committed, is neither there nor replaced."""
+    (_, pending), *later = states
+    was_committed = later and pending and later[0] == committed_as(pending)
+    return was_committed and committed not in [state[0] for state in later]
+
+
+def committed_as(pending):
+    version, content = pending
+    return (None if content is None else (version, content), None)
 
 
 def check_channels(store, model):
@@ -316,6 +330,35 @@ def reopen_among_power_cuts(machine, random):
     return DiskChunkStore(FaultyFiles(machine), ROOT, SETTINGS)
 
 
+def test_what_was_synced_before_its_commit_survives_what_came_after_it():
+    """A client's synced write is staged, synced, committed, acknowledged; the commit is not synced.
+
+    Whatever replaces it is not on stable storage yet, nor is what lies in a block that it left.
+    """
+    chunk, other, *_ = CHUNKS
+    for seed in range(100):
+        machine = Machine()
+        store = DiskChunkStore(FaultyFiles(machine), ROOT, SETTINGS)
+        store_version(store, chunk, 1, b"1" * 30_000)
+        store.sync()
+        store_version(store, chunk, 2, b"2" * 30_000, before_commit=store.sync)
+        store_version(store, chunk, 3, b"3" * 30_000)
+        store_version(store, other, 1, b"4" * 30_000)
+        machine.lose_power(Random(seed))
+        reopened = DiskChunkStore(FaultyFiles(machine), ROOT, SETTINGS)
+        found = [state for state in states_found(reopened)[chunk] if state]
+        assert found[-1] in [(2, b"2" * 30_000), (3, b"3" * 30_000)], f"seed {seed}"
+
+
+def store_version(store, chunk, version, data, before_commit=lambda: None):
+    request = StageRequest(
+        chunk, UpdateKind.WRITE, version, 0, len(data), memoryview(data), crc32c(data), 1
+    )
+    assert store.stage([request])[0].code is Code.OK
+    before_commit()
+    assert store.commit([Commit(chunk, version, 1)]) == [Code.OK]
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_process_stopped_at_every_call_keeps_old_or_new_state(seed):
     cut_everywhere(seed, steps=40, powers=0)
@@ -349,11 +392,22 @@ def undo_of_the_last_version_only(monkeypatch):
 
 
 def undo_blocks_are_not_held(monkeypatch):
-    def replaced(self, chunk, old, undo):
-        self._undo.setdefault(self.current, {})[chunk] = undo
+    def replaced(self, chunk, old, new, undo):
+        if new:
+            self._undo.setdefault(new.epoch, {})[chunk] = undo
         self._allocator.release(old.size_class, old.block)
 
     monkeypatch.setattr(Epochs, "replaced", replaced)
+
+
+def a_commit_makes_a_version_of_its_own_epoch(monkeypatch):
+    publish = DiskChunkStore._publish_commits
+
+    def publish_as_new(self, ready):
+        epoch = self._epochs.current
+        publish(self, {c: (v._replace(epoch=epoch), p) for c, (v, p) in ready.items()})
+
+    monkeypatch.setattr(DiskChunkStore, "_publish_commits", publish_as_new)
 
 
 def data_is_not_synced(monkeypatch):
@@ -401,6 +455,7 @@ def a_pending_append_is_written_again_in_place(monkeypatch):
         pytest.param(undo_of_the_durable_version_only, 3, marks=pytest.mark.long),
         pytest.param(undo_of_the_last_version_only, 3, marks=pytest.mark.long),
         (undo_blocks_are_not_held, 3),
+        (a_commit_makes_a_version_of_its_own_epoch, 3),
         (data_is_not_synced, 3),
         (writes_during_a_sync_belong_to_its_epoch, 3),
         (a_power_cut_goes_unnoticed, 3),
