@@ -82,6 +82,7 @@ class FakeQueue:
         self._event = os.eventfd(0, os.EFD_NONBLOCK)
         self._completions = deque()
         self.late = deque()  # what to do after the next poll
+        self.stands_for = {}  # by completion: a queue pair, and how many requests of it are done
         self._armed = self._solicited_only = False
 
     def fileno(self):
@@ -106,7 +107,11 @@ class FakeQueue:
     def poll(self, count):
         found = []
         while self._completions and len(found) < count:
-            found.append(self._completions.popleft())
+            done = self._completions.popleft()
+            found.append(done)
+            pair, requests = self.stands_for.pop((done.work_id, done.queue_pair), (None, 0))
+            if pair is not None:
+                pair.posted -= requests
         while self.late and not found:
             self.late.popleft()()
         return found
@@ -122,6 +127,8 @@ class FakeQueuePair:
         self.receives = deque()
         self.peer_number = 0
         self.failed = False
+        self.posted = 0  # of which nobody has seen that they are done
+        self.unsignaled = 0
         fabric.queue_pairs[self.number] = self
 
     def connect(self, path):
@@ -137,6 +144,9 @@ class FakeQueuePair:
         with self.fabric.lock:
             if self.fabric.queue_pairs.get(self.number) is not self:
                 raise Fs3Error(Code.UNREACHABLE, "the queue pair is closed")
+            self.posted += len(requests)
+            if self.posted > self.depth:
+                raise Fs3Error(Code.UNREACHABLE, f"the queue has room for {self.depth} requests")
             for request in requests[:-1]:
                 self._begin(request, UNSIGNALED)
             self._begin(requests[-1], work_id)
@@ -153,8 +163,12 @@ class FakeQueuePair:
             error = "flushed" if self.failed else self._carry_out(request)
             if error:
                 self.fail(error)
-            elif work_id != UNSIGNALED:
+                return
+            self.unsignaled += 1
+            if work_id != UNSIGNALED:
                 self.queue.put(WorkCompletion(self.number, work_id, "", 0), False)
+                self.queue.stands_for[work_id, self.number] = self, self.unsignaled
+                self.unsignaled = 0
 
     def _carry_out(self, request):
         fabric, length = self.fabric, request.length

@@ -179,3 +179,47 @@ def test_threads_each_with_a_connection_of_their_own(server):
     for thread in threads:
         thread.join(60)
     assert results == [True] * 80
+
+
+def test_bodies_that_waited_to_be_read_are_given_up_with_their_client():
+    with Server(rdma_limits=RdmaLimits(pulled_bytes=1 << 20)) as server:
+        pulls = server.rdma.pulls
+        assert server.on_loop(lambda: pulls.try_take("somebody else", 1 << 20))
+        client = Client(server)
+        for _ in range(3):
+            client.send(COUNT, b"x", [PATTERN[:700_000]])
+        while server.on_loop(lambda: len(pulls._waiting)) < 3:
+            pass
+        client.connection.close()
+        while server.on_loop(lambda: len(server.rdma.callers)):
+            pass
+        assert server.on_loop(lambda: (len(pulls._waiting), server.pool.used_bytes)) == (0, 0)
+        server.on_loop(lambda: pulls.release("somebody else"))
+
+
+def test_a_forgotten_request_whose_reply_comes_by_tcp_leaves_memory_alone(server, monkeypatch):
+    monkeypatch.setattr(rdma_client, "EXPECTED", {})
+    client = Client(server)
+    size = 32 << 20
+    given_up = client.send(BIG, b"%d" % size, (), [size])
+    while client.connection._current is None:  # a part of it is here
+        assert not drive([client.connection], time.monotonic() + 0.001)
+    client.connection.forget(given_up)
+    (memory,) = client.room[given_up]
+    memory[:] = b"\x55" * size
+    kept = client.send(ECHO, b"", [PATTERN[:9]], [9])
+    last = client.send(BIG, b"100000", (), [100_000])
+    assert set(client.finish()) == {kept, last}
+    assert client.body(kept) == PATTERN[:9]
+    assert memory == b"\x55" * size
+    client.connection.close()
+
+
+def test_a_connection_that_ends_gives_back_what_its_requests_had_lent(server):
+    permits = Permits(1 << 20)
+    client = Client(server, permits)
+    parts = [memoryview(bytes(PATTERN[n : n + 5000])) for n in range(20)]
+    client.send(COUNT, b"never answered", parts)
+    client.connection.close()
+    pool = client.connection._opened.lender._pool
+    assert (pool.used_bytes, permits.used_bytes) == (0, 0)

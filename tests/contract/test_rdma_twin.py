@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 from collections.abc import Iterator
 
 import frame_peers
@@ -17,7 +18,9 @@ from rdma_peers import Client, Server
 
 from fs3.transport.rdma import client as rdma_client
 from fs3.transport.rdma.flow import Permits
-from fs3.transport.rdma.verbs import Opcode
+from fs3.transport.rdma.link import Link, Shape
+from fs3.transport.rdma.messages import MessageKind, Prefix
+from fs3.transport.rdma.verbs import Opcode, Path, WorkRequest
 
 globals().update(rdma_peers.tests_of(test_transport, rdma_suite))
 
@@ -199,3 +202,50 @@ def test_a_server_does_not_write_what_was_not_permitted(server, fabric):
     assert {done.error for done in client.finish().values()} == {None}
     assert fabric.moved_bytes[Opcode.WRITE] - before == 3 * 700_000
     client.connection.close()
+
+
+def linked(fabric, shape):
+    """Two links that lead to each other, and what each was told of being broken."""
+    device, ends, broken = fabric.port().device, [], []
+    for _ in "ab":
+        queue = device.completion_queue(1000)
+        ends.append(
+            (Link(device, queue, shape, lambda _prefix, _content: None, broken.append), queue)
+        )
+    for (mine, _), (theirs, _) in (ends, ends[::-1]):
+        number = theirs.queue_pair.number
+        mine.queue_pair.connect(
+            Path(
+                queue_pair=number,
+                gid=b"",
+                lid=0,
+                sequence_number=0,
+                mtu_bytes=4096,
+                reads_in=1,
+                reads_out=1,
+            )
+        )
+        mine.opened(shape)
+    return ends, broken
+
+
+def test_a_link_with_as_much_under_way_as_it_can_have_returns_credits_later(fabric):
+    ((here, queue), (there, other)), broken = linked(fabric, Shape(depth=16))
+    memory = mmap.mmap(-1, 4096)
+    region = fabric.port().device.register(memoryview(memory), remote=True)
+    write = WorkRequest(
+        Opcode.WRITE, region.address, 64, region.local_key, region.address, region.remote_key
+    )
+    for number in range(20):
+        there.send(Prefix(MessageKind.GO_ON, request_id=number))
+        there.flush()
+    done = []
+    here.send(Prefix(MessageKind.PULLED), (), [write] * 40, lambda: done.append("all"))
+    here.flush()
+    for end, its_queue in [(here, queue), (there, other)] * 100:
+        for completion in its_queue.poll(1):
+            end.on_completion(completion)
+            end.flush()
+    assert (broken, done) == ([], ["all"])
+    here.close()
+    there.close()

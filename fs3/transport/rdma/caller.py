@@ -45,13 +45,14 @@ class _Ready(NamedTuple):
 class _Asked:
     """A request that has no answer yet."""
 
-    __slots__ = ("cancelled", "go", "one_way", "pulling", "ready", "room")
+    __slots__ = ("cancelled", "go", "one_way", "pulling", "ready", "room", "unfilled")
 
     def __init__(self, room: list[Segment], go: bool) -> None:
         self.room = room
         self.go = go
         self.one_way = False
         self.pulling = False  # its body is being read
+        self.unfilled: PooledBuffer | None = None  # for a body that waits to be read
         self.cancelled = False
         self.ready: _Ready | None = None
 
@@ -123,6 +124,8 @@ class RdmaCaller:
     def _end(self) -> None:
         for request_id, asked in list(self._asked.items()):
             self._server.pulls.release((self, request_id))
+            if asked.unfilled is not None:
+                asked.unfilled.release()
             if asked.ready is not None:
                 asked.ready.on_done()
         self._asked.clear()
@@ -221,10 +224,12 @@ class RdmaCaller:
     ) -> None:
         """Read the body when so much may be on its way here."""
         asked.pulling = True
+        asked.unfilled = buffer
         self._pulls += 1
         key = self, request.request_id
 
         def pull() -> None:
+            asked.unfilled = None
             try:
                 lent = self._served.opened.regions.lend([buffer.view], remote=False)
             except Fs3Error as error:

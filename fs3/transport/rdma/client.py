@@ -150,7 +150,7 @@ class RdmaConnection(DataConnection):
         if request_id not in self._flights:
             super().forget(request_id)
             return
-        self._sent.pop(request_id, None)
+        super().forget(request_id)  # its reply may be half here, by TCP
         self._link.send(Prefix(MessageKind.CANCEL, request_id=request_id))
         self._link.flush()
         end_s = time.monotonic() + CANCEL_S
@@ -414,6 +414,8 @@ class RdmaConnection(DataConnection):
         """See :class:`DataConnection`: first of all nothing may write to memory any more."""
         self._close_link()
         super()._die(error)
+        for request_id in list(self._flights):
+            self._end_flight(request_id)
 
     def _close_link(self) -> None:
         self._up = False

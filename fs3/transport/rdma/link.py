@@ -174,7 +174,9 @@ class Link:
         while not self._broken and self._waiting:
             if not self._post_chain():
                 break
-        if not self._broken and self._credits.must_return and self._queue.slot_room > 0:
+        if self._broken or not self._credits.must_return:
+            return
+        if self._queue.request_room > 0 and self._queue.slot_room > 0:
             self._post([self._fill(Prefix(MessageKind.CREDIT), b"", 0)], 1, [])
 
     def _post_chain(self) -> bool:
