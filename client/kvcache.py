@@ -152,20 +152,28 @@ class KVCache:
         """
         found: list[bytes | None] = [None] * len(keys)
         rooms = {index: self._size_hint for index in range(len(keys))}
+        left_ms = self._deadline_ms
+        end_s = time.monotonic() + left_ms / 1000
         while rooms:
             indexes = list(rooms)
             buffers = [memoryview(bytearray(rooms[index])) for index in indexes]
-            sizes, needed = self._get([keys[i] for i in indexes], [[b] for b in buffers])
+            chosen = [keys[i] for i in indexes]
+            sizes, needed = self._get(chosen, [[b] for b in buffers], left_ms)
             for index, buffer, size in zip(indexes, buffers, sizes.tolist(), strict=True):
                 if size >= 0:
                     found[index] = bytes(buffer[:size])
             rooms = {i: n for i, n in zip(indexes, needed.tolist(), strict=True) if n > rooms[i]}
             self._size_hint = max([self._size_hint, *rooms.values()])
+            left_ms = int((end_s - time.monotonic()) * 1000)
+            if left_ms <= 0:
+                break
         return found
 
-    def _get(self, keys: Keys, buffers: list[Parts]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _get(
+        self, keys: Keys, buffers: list[Parts], deadline_ms: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         job = Gets(self._items(keys), keys, buffers)
-        self._run(job)
+        self._run(job, deadline_ms)
         return job.sizes, job.needed
 
     # -- put -------------------------------------------------------------------------------------
@@ -309,11 +317,12 @@ class KVCache:
         items["chunk"], items["chain"] = self._places(keys)
         return items
 
-    def _run(self, job: Job) -> Codes:
+    def _run(self, job: Job, deadline_ms: int | None = None) -> Codes:
         replicas = self._namespace.replicas
+        deadline_ms = self._deadline_ms if deadline_ms is None else deadline_ms
         limits = Limits(
-            deadline_ms=self._deadline_ms,
-            request_ms=max(1, self._deadline_ms // replicas),
+            deadline_ms=deadline_ms,
+            request_ms=max(1, deadline_ms // replicas),
             attempts_max=_ATTEMPTS if replicas > 1 else _ATTEMPTS_ALONE,
         )
         try:

@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import add
 from typing import Any, Protocol
 
@@ -292,10 +293,13 @@ class KvData:
         """Execute one batch; the result of each item, OK or NO_CHUNK if it was answered."""
         if isinstance(job, Gets) and self._read_here(job):
             return np.full(len(job.items), Code.OK, np.uint32)
-        if len(job.items) == 1 and (codes := self._try_one(job, limits)) is not None:
-            return codes
         now_ms = _now_ms()
         deadline_ms = now_ms + limits.deadline_ms
+        if len(job.items) == 1:
+            if (codes := self._try_one(job, limits)) is not None:
+                return codes
+            now_ms = _now_ms()
+            limits = replace(limits, deadline_ms=max(deadline_ms - now_ms, 0))
         batch = Batch(
             job.operation, job.items["chain"], job.payload, now_ms, limits, next(self._turns)
         )
@@ -353,12 +357,16 @@ class KvData:
         if request is None:
             return None
         until_ms = _now_ms() + min(limits.request_ms, limits.deadline_ms)
-        while (left_ms := until_ms - _now_ms()) > 0:
-            if request in links.wait(left_ms / 1000):
-                if request.reply is None:
-                    return None
-                codes = job.results(send, request.reply, verified=request.verified)
-                return codes if codes[0] in (Code.OK, Code.NO_CHUNK) else None
+        try:
+            while (left_ms := until_ms - _now_ms()) > 0:
+                if request in links.wait(left_ms / 1000):
+                    if request.reply is None:
+                        return None
+                    codes = job.results(send, request.reply, verified=request.verified)
+                    return codes if codes[0] in (Code.OK, Code.NO_CHUNK) else None
+        except BaseException:
+            links.forget(request)
+            raise
         self._shun(node.node)
         links.cut(request)
         links.forget(request)

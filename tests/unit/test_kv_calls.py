@@ -1,0 +1,112 @@
+"""Calls of the KV cache that end early or late: deadlines, and memory after the call."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from fake_cluster import fake_cluster
+
+from fs3 import dataplane
+from fs3.client import kvdata
+from fs3.client.kvcache import KVCache
+from fs3.core import kv
+from fs3.core.types import ChainId
+
+KEY, VALUE = b"the key", b"v" * 20_000
+
+
+@pytest.fixture
+def cluster():
+    with fake_cluster() as made:
+        yield made
+
+
+def cache_of(cluster, replicas: int, deadline_s: float) -> KVCache:
+    """A cache whose only value is on every node."""
+    namespace = kv.KvNamespace(
+        namespace=kv.NAMESPACE_FIRST,
+        name="values",
+        table=1,
+        chains=(ChainId(1),),
+        replicas=replicas,
+    )
+    client = cluster.client()
+    routing = client.context.routing
+    routing.get()
+    known = routing._routing
+    routing._routing = dataclasses.replace(known, namespaces={namespace.namespace: namespace})
+    chunk = bytes(kv.slots_and_chains(namespace, [KEY])[0][0])
+    for node in cluster.nodes.values():
+        node.chunks[chunk] = bytearray(kv.header(KEY, len(VALUE)) + VALUE)
+    return KVCache(client, "values", deadline_s=deadline_s)
+
+
+def test_memory_of_an_interrupted_get_is_left_alone(cluster, monkeypatch):
+    cache = cache_of(cluster, 3, 600.0)
+    links = cache._data._links()
+    for node in cluster.nodes.values():
+        node.held = []
+    wait = links.wait
+
+    def interrupted(timeout_s):
+        while not any(node.held for node in cluster.nodes.values()):
+            wait(0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(links, "wait", interrupted)
+    page = bytearray(len(VALUE))
+    with pytest.raises(KeyboardInterrupt):
+        cache.get_into([KEY], [page])
+    monkeypatch.undo()
+    for node in cluster.nodes.values():
+        held, node.held = node.held, None
+        cluster.in_reactor(lambda held=held: [answer() for answer in held])
+    assert page == bytes(len(VALUE))
+    for _ in range(3 * len(cluster.nodes)):  # each node is asked, and what it sent before is here
+        assert cache.get([KEY]) == [VALUE]
+    assert page == bytes(len(VALUE))
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_a_single_key_is_waited_for_no_longer_than_the_deadline(cluster, monkeypatch, replicas):
+    cache = cache_of(cluster, replicas, 0.3)
+    for node in cluster.nodes.values():
+        node.stalled = True
+    begun, more = [], []
+    first, batch = cache._data._try_one, kvdata.Batch
+
+    def try_one(job, limits):
+        begun.append(kvdata._now_ms())
+        return first(job, limits)
+
+    def recorded(*arguments):
+        more.append((arguments[3], arguments[4].deadline_ms))
+        return batch(*arguments)
+
+    monkeypatch.setattr(cache._data, "_try_one", try_one)
+    monkeypatch.setattr(kvdata, "Batch", recorded)
+    assert cache.get_into([KEY], [bytearray(len(VALUE))]).tolist() == [-1]
+    assert cluster.requests(dataplane.READ_BATCH) > 0
+    ((now_ms, left_ms),) = more
+    assert left_ms <= max(begun[0] + 300 - now_ms, 0)
+
+
+def test_a_longer_value_than_expected_is_fetched_within_the_same_deadline(cluster, monkeypatch):
+    cache = cache_of(cluster, 3, 600.0)
+    cache._size_hint = 100
+    calls = []
+    run = cache._data.run
+
+    def recorded(job, limits):
+        calls.append((kvdata._now_ms(), limits.deadline_ms))
+        codes = run(job, limits)
+        while kvdata._now_ms() - calls[0][0] < 2:  # it took some time
+            pass
+        return codes
+
+    monkeypatch.setattr(cache._data, "run", recorded)
+    assert cache.get([KEY]) == [VALUE]
+    (first_ms, whole_ms), (second_ms, left_ms) = calls
+    assert whole_ms == 600_000
+    assert second_ms + left_ms <= first_ms + whole_ms
