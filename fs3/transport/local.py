@@ -96,6 +96,7 @@ class _Asked(NamedTuple):
 
     head: bytes
     sent_s: float
+    number: int  # of all LOCATEs, in the order in which they were sent, and are granted
 
 
 class _Reply(NamedTuple):
@@ -117,8 +118,12 @@ class LocalConnection(DataConnection):
         """Fs3Error UNREACHABLE if nobody listens, which is known at once."""
         self._descriptors: deque[int] = deque()  # received; their frames are not handled yet
         self._files: dict[int, int] = {}  # descriptor of a file by its number
-        self._asked: dict[int, _Asked] = {}
-        self._released = 0  # grants up to this are not used any more
+        self._asked: dict[int, _Asked] = {}  # the oldest first
+        self._locates = 0
+        # Grants that are not used any more, by the LOCATE's number, while an older one is; and up
+        # to which one none is.
+        self._read_through: dict[int, int] = {}
+        self._released = 0
         self._reply: _Reply | None = None  # the one that is being received
         self._located: Places | None = None  # its results,
         self._results = b""  # the same, as those of a READ_BATCH,
@@ -191,7 +196,8 @@ class LocalConnection(DataConnection):
 
     def _send_locate(self, request_id: int, head: bytes) -> None:
         self._tell_uses()
-        self._asked[request_id] = _Asked(head, time.monotonic())
+        self._locates += 1
+        self._asked[request_id] = _Asked(head, time.monotonic(), self._locates)
         items = np.frombuffer(head, dataplane.READ_ITEM)
         wanted = self._remembered.unknown(items) if self._remembers else []
         prefix = _PREFIX.pack(self._released, len(wanted), 0)
@@ -356,12 +362,22 @@ class LocalConnection(DataConnection):
 
     def _finish_reply(self) -> None:
         super()._finish_reply()
-        reply, self._reply = self._reply, None
+        self._reply = None
         self._located, self._parts = None, ()
-        if reply is not None and reply.grant > self._released:
-            self._released = reply.grant
+
+    def _note_read(self, number: int, grant: int) -> None:
+        """Release it with the next LOCATE, and what is before it, unless older ones are awaited.
+
+        Answers may overtake each other: the server waits for what is being written.
+        """
+        read = self._read_through
+        read[number] = grant
+        oldest = next((asked.number for asked in self._asked.values()), self._locates + 1)
+        for one in [one for one in read if one < oldest]:
+            self._released = max(self._released, read.pop(one))
 
     def _on_error_frame(self, header: frames.Header, error: Fs3Error) -> None:
+        self._asked.pop(header.request_id, None)
         self._window.answered(header.request_id)
         super()._on_error_frame(header, error)
 
@@ -394,6 +410,7 @@ class LocalConnection(DataConnection):
             if len(reply.places):
                 self._learn(asked, reply)
             failures = self._reader.read(located, self._parts)
+            self._note_read(asked.number, reply.grant)
             if not self._stood(asked, reply):
                 _log.debug("grant_over", server=self.address, items=len(located))
                 super().send(dataplane.READ_BATCH, request_id, asked.head)

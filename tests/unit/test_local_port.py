@@ -237,6 +237,37 @@ def test_what_was_read_is_released_with_the_next_request(cluster, port, reader):
         cluster.call(store.tick)
 
 
+def test_an_answer_that_is_overtaken_by_a_later_one_is_granted_until_it_is_read(
+    cluster, reader, monkeypatch
+):
+    for slot in (0, 1):
+        cluster.write(slot, PATTERN[:60_000])
+    deferred: list[Any] = []
+    reply = reader.port.port._reply
+
+    def answer_late(connection, request, grant, located, payloads):
+        if not deferred:
+            deferred.append((connection, request, grant, located, payloads))
+        else:
+            reply(connection, request, grant, located, payloads)
+
+    monkeypatch.setattr(reader.port.port, "_reply", answer_late)  # as if a chunk were dirty
+    first = reader.send((0, 0, 60_000))
+    assert reader.read((1, 0, 60_000)) == [PATTERN[:60_000]]
+    cluster.write(0, b"n" * 60_000)
+    cluster.call(cluster.nodes[0].target.store.sync)
+    for _ in range(2):  # each request says what has been read
+        assert reader.read((2, 0, 10)) == [Code.NO_CHUNK]
+    fill(cluster, 3, 10, 60_000)
+    cluster.call(lambda: reply(*deferred[0]))
+    done = reader.finish()
+    assert done.request_id == first
+    assert reader.results(first, done.head) == [PATTERN[:60_000]]
+    # All of it is over when all of it was read.
+    reader.read()
+    assert reader.port.granted == 1
+
+
 def test_a_client_that_is_gone_holds_nothing(cluster, port):
     cluster.write(0, PATTERN[:100])
     reader = Reader(port)
