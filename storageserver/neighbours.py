@@ -66,6 +66,7 @@ class Neighbours:
         self._cluster_id = cluster_id
         self._on_up = on_up
         self._address_of: Mapping[TargetId, str] = {}
+        self._nodes: Mapping[str, NodeInfo] = {}  # by address
         self._links: dict[str, FramePeer | RdmaPeer] = {}
         self._frames: dict[str, list[_Frame]] = {}
         self._copies: dict[str, list[_Frame]] = {}
@@ -78,18 +79,19 @@ class Neighbours:
     ) -> None:
         """Where targets are now; links to the ``wanted`` ones are opened, others closed.
 
-        New routing may say that a node has come back, and that a target there is to be brought up
-        to date: updates wait for it from now on, and so no link that is down waits to be tried.
-
-        ``nodes``: what else is known of those at the addresses.
+        ``nodes``: what else is known of those at the addresses. When one has come back a target
+        there may soon be brought up to date, and updates wait for it then: so a link to it that is
+        down does not wait to be tried.
         """
-        known = {node.data_address: node for node in nodes}
+        before, self._nodes = self._nodes, {node.data_address: node for node in nodes}
+        known = self._nodes
         self._address_of = address_of
         addresses = {address_of[target] for target in wanted if target in address_of}
         for address in self._links.keys() - addresses:
             self._links.pop(address).close()
-        for link in self._links.values():
-            link.hurry()
+        for address, link in self._links.items():
+            if address in known and _came_back(before.get(address), known[address]):
+                link.hurry()
         for address in addresses - self._links.keys():
             self._links[address] = self._open(address, known.get(address))
 
@@ -157,3 +159,8 @@ class Neighbours:
         for link in self._links.values():
             link.close()
         self._links.clear()
+
+
+def _came_back(before: NodeInfo | None, now: NodeInfo) -> bool:
+    was_there = before is not None and before.alive and before.incarnation == now.incarnation
+    return now.alive and not was_there

@@ -49,7 +49,7 @@ __all__ = ["Limits", "Replica"]
 
 _NONE = ChunkMeta()
 _V0 = ChunkVersion(0)
-_TAKEN_UP = 0  # the number of the flush of what was taken up
+_TAKEN_UP = -1  # the number of the flush of what was taken up; those of a resync begin with 1
 
 
 class Replica(Updates):

@@ -258,8 +258,7 @@ class MemoryChunkStore:
     def put_channels(self, channels: Sequence[Channel]) -> None:
         """Take over channel records, unless a newer sequence is known."""
         for client, channel, record in channels:
-            known = self._index.channels.get((client, channel))
-            if known is None or known.sequence < record.sequence:
+            if self._index.is_newest((client, channel), record):
                 self._apply(Batch({}, {(client, channel): record}))
 
     def _forget_channel(self, entry: Entry) -> None:

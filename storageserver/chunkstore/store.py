@@ -323,8 +323,7 @@ class DiskChunkStore(Locating):
         with self._lock:
             operations: list[Operation] = []
             for client, channel, record in channels:
-                known = self._index.channels.get((client, channel))
-                if known is None or known.sequence < record.sequence:
+                if self._index.channels.get((client, channel)) != record:  # most are known
                     self._keep_channel((client, channel), record, operations)
             self._write(operations)
 

@@ -48,6 +48,7 @@ FOUND_BY: dict[str, int] = {
     "sync_is_ignored": 0,
     "up_to_date_before_the_flush": 23,
     "retries_are_new": 0,
+    "retries_are_answered_early": 0,
     "the_cut_off_leaves_at_once": 26,
     "cuts_do_not_count": 1,
     "create_overwrites": 0,
@@ -91,6 +92,8 @@ FOCUS: dict[str, dict[str, Any]] = {
     "resync_without_channels": {**_CRASHES, "replicas": 2, "drop": 0.1, "give_up_ms": 25_000},
     "sync_is_ignored": {**_CRASHES, **_POWER, "replicas": 2},
     "up_to_date_before_the_flush": {**_CRASHES, **_POWER, "replicas": 2},
+    # Nobody reads meanwhile: it is for the look at each acknowledgement to find.
+    "retries_are_answered_early": {"replicas": 3, "try_ms": 100, "drop": 0.1, "reads": 0.0},
     "create_overwrites": {**_BUSY, "creates": 0.8},
     "vain_creates_leave_no_record": {**_BAD_WIRE, **_BUSY, "creates": 0.8, "try_ms": 100},
 }
@@ -332,6 +335,21 @@ def retries_are_new() -> Patches:
     return [(updates, "known_result", known_result)]
 
 
+def retries_are_answered_early() -> Patches:
+    """A client that asks again while its update is on its way down is told that it is done."""
+    real = Replica._on_write
+
+    def on_write(self: Replica, write: m.Write, now_ms: int) -> Any:
+        lane = self.lanes.get(write.chunk)
+        op = lane.operation if lane is not None else None
+        if op is None or op.phase is not Phase.FORWARDED or op.tag != write.tag:
+            return real(self, write, now_ms)
+        result = (op.version, op.staged_length, op.staged_checksum, "")
+        return [m.Reply(write.request, Code.OK, *result)]
+
+    return [(Replica, "_on_write", on_write)]
+
+
 def create_overwrites() -> Patches:
     """What is to be created takes the place of what is there."""
 
@@ -394,6 +412,7 @@ MUTANTS: dict[str, Callable[[], Patches]] = {
         up_to_date_before_the_flush,
         forward_meets_a_copy,
         retries_are_new,
+        retries_are_answered_early,
         create_overwrites,
         vain_creates_leave_no_record,
         the_cut_off_leaves_at_once,

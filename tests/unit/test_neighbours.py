@@ -9,8 +9,9 @@ from replica_rig import forward, route
 
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
-from fs3.core.types import TargetId
+from fs3.core.types import NodeId, TargetId
 from fs3.reactor import Reactor
+from fs3.routing import NodeInfo
 from fs3.storageserver import neighbours, peerwire
 from fs3.storageserver.jobs import Payload
 
@@ -77,6 +78,21 @@ def test_small_copies_share_a_frame(link, links):
     assert [size for _, size in link.frames] == [4000]
 
 
-def test_new_routing_has_links_tried_at_once(link, links):
-    links.route({TargetId(2): "host:1"}, {TargetId(2)})
-    assert link.hurried == 1
+def node(*, alive: bool, incarnation: int) -> NodeInfo:
+    return NodeInfo(
+        node=NodeId(2),
+        host="host",
+        data_address="host:1",
+        control_address="host:2",
+        incarnation=incarnation,
+        alive=alive,
+    )
+
+
+def test_a_link_to_a_node_that_has_come_back_is_tried_at_once_and_no_other(link, links):
+    hurried = []
+    for alive, incarnation in [(True, 1), (True, 1), (False, 1), (False, 1), (True, 1), (True, 2)]:
+        now = node(alive=alive, incarnation=incarnation)
+        links.route({TargetId(2): "host:1"}, {TargetId(2)}, [now])
+        hurried.append(link.hurried)
+    assert hurried == [1, 1, 1, 1, 2, 3]
