@@ -21,7 +21,7 @@ _STORAGE = storage_pb2.DESCRIPTOR.services_by_name["StorageControl"]
 _CALL_S = 15.0
 _SUMS = (
     *("values", "used_bytes", "stored", "stored_bytes", "evicted", "evicted_bytes", "expired"),
-    "pinned",
+    *("pinned", "heard"),
 )  # of heads: every replica has the same values
 _EVERYWHERE = ("hits", "misses", "read_bytes", "found", "not_found")
 

@@ -228,7 +228,7 @@ class GetKvStatsRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[_common_pb2.RequestHeader, _Mapping]] = ..., namespace: _Optional[int] = ...) -> None: ...
 
 class KvStats(_message.Message):
-    __slots__ = ("target", "chain", "namespace", "head", "values", "used_bytes", "hits", "misses", "read_bytes", "found", "not_found", "stored", "stored_bytes", "evicted", "evicted_bytes", "expired", "pinned", "oldest_ms", "evicted_age_ms")
+    __slots__ = ("target", "chain", "namespace", "head", "values", "used_bytes", "hits", "misses", "read_bytes", "found", "not_found", "stored", "stored_bytes", "evicted", "evicted_bytes", "expired", "pinned", "oldest_ms", "evicted_age_ms", "heard")
     TARGET_FIELD_NUMBER: _ClassVar[int]
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
@@ -248,6 +248,7 @@ class KvStats(_message.Message):
     PINNED_FIELD_NUMBER: _ClassVar[int]
     OLDEST_MS_FIELD_NUMBER: _ClassVar[int]
     EVICTED_AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
     target: int
     chain: int
     namespace: int
@@ -267,7 +268,8 @@ class KvStats(_message.Message):
     pinned: int
     oldest_ms: int
     evicted_age_ms: int
-    def __init__(self, target: _Optional[int] = ..., chain: _Optional[int] = ..., namespace: _Optional[int] = ..., head: _Optional[bool] = ..., values: _Optional[int] = ..., used_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., read_bytes: _Optional[int] = ..., found: _Optional[int] = ..., not_found: _Optional[int] = ..., stored: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., evicted: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., expired: _Optional[int] = ..., pinned: _Optional[int] = ..., oldest_ms: _Optional[int] = ..., evicted_age_ms: _Optional[int] = ...) -> None: ...
+    heard: int
+    def __init__(self, target: _Optional[int] = ..., chain: _Optional[int] = ..., namespace: _Optional[int] = ..., head: _Optional[bool] = ..., values: _Optional[int] = ..., used_bytes: _Optional[int] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., read_bytes: _Optional[int] = ..., found: _Optional[int] = ..., not_found: _Optional[int] = ..., stored: _Optional[int] = ..., stored_bytes: _Optional[int] = ..., evicted: _Optional[int] = ..., evicted_bytes: _Optional[int] = ..., expired: _Optional[int] = ..., pinned: _Optional[int] = ..., oldest_ms: _Optional[int] = ..., evicted_age_ms: _Optional[int] = ..., heard: _Optional[int] = ...) -> None: ...
 
 class KvStatsReply(_message.Message):
     __slots__ = ("stats",)

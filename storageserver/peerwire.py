@@ -10,6 +10,7 @@ is the payload of the Forwards that carry data, in order.
     SyncRequest   RECORD                       round in ``version``, limit, done and total
     SyncPage      RECORD, then PAGE_ROW*       flag LAST
     SyncChannels  RECORD, then CHANNEL_ROW*
+    Used          RECORD, then chunk ids       how many in ``number``
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fs3.core.messages import (
     SyncDone,
     SyncPage,
     SyncRequest,
+    Used,
     Welcome,
 )
 from fs3.core.types import ChainId, ChainVersion, ChunkId, ChunkVersion, TargetId
@@ -42,9 +44,12 @@ from fs3.errors import Fs3Error
 _RECORD = struct.Struct("<BBBxIIII24sQQIIIIQIQ")
 _PAGE_ROW = struct.Struct("<24sQIIIQIIB")
 _CHANNEL_ROW = struct.Struct("<QIQ24sQII?")
+_CHUNK_ROW = struct.Struct("24s")
 _COUNT = struct.Struct("<H")
 
-_FORWARD, _ACK, _QUERY, _ANSWER, _REQUEST, _PAGE, _CHANNELS, _DONE, _JOIN, _WELCOME = range(1, 11)
+_FORWARD, _ACK, _QUERY, _ANSWER, _REQUEST, _PAGE, _CHANNELS, _DONE, _JOIN, _WELCOME, _USED = range(
+    1, 12
+)
 _SYNC, _TAG, _LAST = 1, 2, 4
 _NO_CHUNK = bytes(24)
 _WITH_PAYLOAD = (UpdateKind.WRITE, UpdateKind.REPLACE)
@@ -99,6 +104,9 @@ def encode(message: Message) -> bytes:
             return _pack(_JOIN, message.route)
         case Welcome():
             return _pack(_WELCOME, message.route)
+        case Used():
+            head = _pack(_USED, message.route, number=len(message.chunks))
+            return head + b"".join(message.chunks)
 
 
 def _pack(
@@ -246,6 +254,9 @@ def _decode_one(fields: Sequence[Any], head: memoryview, at: int) -> tuple[Messa
         return Join(route), at
     if kind == _WELCOME:
         return Welcome(route), at
+    if kind == _USED:
+        rows, at = _rows(_CHUNK_ROW, number, head, at)
+        return Used(route, tuple(ChunkId(row[0]) for row in rows)), at
     raise ValueError(f"type {kind} is unknown")
 
 

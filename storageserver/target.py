@@ -45,7 +45,6 @@ from .chunkstore.interface import (
     Usage,
 )
 from .creations import Creations
-from .eviction import Values
 from .identity import Identity
 from .jobs import BufferOwner, Payload
 from .reads import Reads
@@ -54,6 +53,7 @@ from .settings import EvictionSettings, RepairSettings
 from .surroundings import Report, Surroundings
 from .syncs import Syncs
 from .tenancy import Tenancy
+from .values import Values
 
 _log = get_logger(__name__)
 _EARLY_MAX = 256  # messages kept for a core that is about to be built
@@ -273,6 +273,8 @@ class Target:
                 job.finish(index, *effect[1:])
             case m.ServeRead():
                 self.reads.serve(effect)
+            case m.NoteUses():
+                self.values.heard(effect.chunks)
             case m.Send():
                 self._send(effect.message)
             case m.Drop() | m.PutChannels() | m.Flush():
@@ -363,6 +365,11 @@ class Target:
 
     # --- neighbours ------------------------------------------------------------------------------
 
+    def tell(self, message: m.Message) -> None:
+        """See :class:`eviction.Ward`."""
+        self._around.send(message, None)
+        self._around.flush()
+
     def _send(self, message: m.Message) -> None:
         payload: Payload | None = None
         if isinstance(message, m.Forward):
@@ -417,6 +424,7 @@ class Target:
     def tick(self) -> None:
         """Every few tens of milliseconds."""
         self.reads.tick()
+        self.values.tick()
         if self.core is not None:
             self.feed([m.Tick()])
 

@@ -132,6 +132,13 @@ class Welcome(NamedTuple):
     route: Route
 
 
+class Used(NamedTuple):
+    """Tells the head which values were used here, those used last first. A hint: it may be lost."""
+
+    route: Route
+    chunks: tuple[ChunkId, ...]
+
+
 Message: TypeAlias = (
     Forward
     | Ack
@@ -143,6 +150,7 @@ Message: TypeAlias = (
     | SyncDone
     | Join
     | Welcome
+    | Used
 )
 
 
@@ -303,6 +311,12 @@ class ServeRead(NamedTuple):
     pending: bool
 
 
+class NoteUses(NamedTuple):
+    """Another replica has used these values, those that stand first last."""
+
+    chunks: tuple[ChunkId, ...]
+
+
 class RefreshRouting(NamedTuple):
     """A neighbour is in a newer chain version: ask the manager."""
 
@@ -344,6 +358,7 @@ Effect: TypeAlias = (
     | Send
     | Reply
     | ServeRead
+    | NoteUses
     | RefreshRouting
     | StateChanged
     | Mismatch

@@ -7,12 +7,13 @@ The order is that of least recent use, exactly, as this target sees it. A *stamp
 place in it: of the keys of one batch the first counts as used last, because keys come in chains of
 prefixes, and what is behind a gap in a prefix is worth nothing. (An LRU that is fed key by key does
 the opposite.) What makes it approximate is around it: capacity is divided evenly among chains, a
-head does not see the reads of its other replicas, and a restart goes back to the last snapshot.
+head hears of the reads of its other replicas a little later, and a restart goes back to the last
+snapshot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ class Recency:
         self._stamps = np.zeros(0, np.int64)  # of the last use; a free slot: never
         self._pinned_ms = np.zeros(0, np.int64)  # until then
         self._newest = 0
-        self._candidates: Iterator[tuple[int, int]] = iter(())
+        self._candidates = np.zeros(0, np.int64)  # slots, the longest unused first
+        self._candidate_stamps = np.zeros(0, np.int64)  # what theirs were when they were chosen
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -73,21 +75,18 @@ class Recency:
         self._pinned_ms[slot] = 0
         self.used_bytes += length
 
-    def removed(self, chunk: ChunkId) -> int:
-        """A value is gone; its length, 0 if it was not known."""
-        slot = self._slots.pop(chunk, None)
-        if slot is None:
-            return 0
-        length = int(self._lengths[slot])
-        self._born_ms[slot] = self._stamps[slot] = _NEVER
-        self._free.append(slot)
-        self.used_bytes -= length
-        return length
+    def removed(self, chunks: Iterable[ChunkId]) -> None:
+        """Values are gone; what was not known does not matter."""
+        forget = self._slots.pop
+        free = [slot for chunk in chunks if (slot := forget(chunk, -1)) >= 0]
+        slots = np.array(free, np.int64)
+        self._born_ms[slots] = self._stamps[slots] = _NEVER
+        self._free += free
+        self.used_bytes -= int(self._lengths[slots].sum())
 
     def used(self, chunks: Sequence[ChunkId], now_ms: int) -> None:
         """These were read, in one batch; those that are not there do not matter."""
-        get = self._slots.get
-        slots = np.fromiter((get(chunk, -1) for chunk in chunks), np.int64, len(chunks))
+        slots = self._slots_of(chunks)
         last = self._stamp(now_ms, len(chunks))
         stamps = np.arange(last, last - len(chunks), -1)
         there = slots >= 0
@@ -100,6 +99,11 @@ class Recency:
         if slot is not None:
             self._pinned_ms[slot] = until_ms
         return slot is not None
+
+    def _slots_of(self, chunks: Sequence[ChunkId]) -> Slots:
+        """-1 for what is not there."""
+        get = self._slots.get
+        return np.fromiter((get(chunk, -1) for chunk in chunks), np.int64, len(chunks))
 
     def _stamp(self, now_ms: int, count: int) -> int:
         """The newest of ``count`` stamps, all newer than those given before."""
@@ -115,37 +119,45 @@ class Recency:
         They stay known until they are :meth:`removed`. Asked again before that, it goes on behind
         them.
         """
-        found: dict[ChunkId, None] = {}
+        found = np.zeros(0, np.int64)
         looked_out = False
         while len(found) < limit and bytes_wanted > 0:
-            candidate = next(self._candidates, None)
-            if candidate is None:
-                if looked_out or not self._look_out(now_ms):
+            if not len(self._candidates):
+                if looked_out:
                     break
                 looked_out = True
-                continue
-            slot, stamp = candidate
-            chunk = self._chunks[slot]
-            unused = self._stamps[slot] == stamp and self._pinned_ms[slot] <= now_ms
-            if unused and chunk not in found:
-                found[chunk] = None
-                bytes_wanted -= int(self._lengths[slot])
-        return list(found)
+                self._look_out(now_ms)
+                if not len(self._candidates):
+                    break
+            slots = self._take(limit - len(found), bytes_wanted, now_ms, found)
+            bytes_wanted -= int(self._lengths[slots].sum())
+            found = np.concatenate((found, slots))
+        return [self._chunks[slot] for slot in found.tolist()]
 
-    def _look_out(self, now_ms: int) -> bool:
+    def _take(self, limit: int, bytes_wanted: int, now_ms: int, taken: Slots) -> Slots:
+        """Of the next candidates those that are unused still, and no more than are needed."""
+        slots = self._candidates[:limit]
+        unused = self._stamps[slots] == self._candidate_stamps[:limit]
+        unused &= self._pinned_ms[slots] <= now_ms
+        if len(taken):
+            unused &= ~np.isin(slots, taken, kind="table")
+        room = np.cumsum(np.where(unused, self._lengths[slots], 0))
+        looked_at = min(int(np.searchsorted(room, bytes_wanted)) + 1, len(slots))
+        self._candidates = self._candidates[looked_at:]
+        self._candidate_stamps = self._candidate_stamps[looked_at:]
+        chosen: Slots = slots[:looked_at][unused[:looked_at]]
+        return chosen
+
+    def _look_out(self, now_ms: int) -> None:
         """New candidates, in order: nothing that is not among them was used longer ago."""
         there = np.flatnonzero((self._stamps != _NEVER) & (self._pinned_ms <= now_ms))
         count = min(len(there), max(_CANDIDATES_MIN, len(self) // _CANDIDATES_SHARE))
-        if not count:
-            return False
         stamps = self._stamps[there]
         if count < len(there):
             chosen = np.argpartition(stamps, count - 1)[:count]
             there, stamps = there[chosen], stamps[chosen]
         order = np.argsort(stamps)
-        pairs = zip(there[order].tolist(), stamps[order].tolist(), strict=True)
-        self._candidates = iter(list(pairs))
-        return True
+        self._candidates, self._candidate_stamps = there[order], stamps[order]
 
     def expired(self, before_ms: int, limit: int) -> list[ChunkId]:
         """Values that were stored before then, pinned or not."""
@@ -166,9 +178,9 @@ class Recency:
         """When a value that is known was used last."""
         return int(self._stamps[self._slots[chunk]]) >> _STAMP_SHIFT
 
-    def length(self, chunk: ChunkId) -> int:
-        """Bytes of a value that is known."""
-        return int(self._lengths[self._slots[chunk]])
+    def length(self, chunks: Sequence[ChunkId]) -> int:
+        """Bytes of values that are known, together."""
+        return int(self._lengths[self._slots_of(chunks)].sum())
 
     def pinned(self, now_ms: int) -> int:
         """How many values are pinned."""

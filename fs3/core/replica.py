@@ -183,7 +183,9 @@ class Replica(Updates):
         if route.destination != self.target or route.chain != chain.chain:
             return []
         if route.chain_version != chain.version:
-            return self._parking.park(message) if route.chain_version > chain.version else []
+            hint = isinstance(message, m.Used)  # the next one is as good
+            newer = route.chain_version > chain.version
+            return self._parking.park(message) if newer and not hint else []
         if route.source == self.place.predecessor:
             self._joined = True
         match message:
@@ -199,6 +201,8 @@ class Replica(Updates):
                 return [m.Send(m.Welcome(self.place.route(route.source)))]
             case m.Welcome():
                 return []
+            case m.Used():
+                return [m.NoteUses(message.chunks)] if self.place.is_head else []
             case m.SyncRequest() | m.SyncPage() | m.SyncChannels() | m.SyncDone():
                 return self._on_sync(message, now_ms)
             case _:

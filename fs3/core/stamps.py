@@ -60,12 +60,17 @@ class Stamps:
         self._shared = memory is not None
         self._words = (memory if memory is not None else _NOTHING).cast("B").cast("Q")
         self._rows = len(self._words) - _FIRST
+        self._column: NDArray[np.uint64] = np.frombuffer(self._words, np.uint64)[_FIRST:]
         self._served, self._until_ms = 0, 0
 
     def changed(self, row: int) -> None:
         """The row has been written."""
         if row < self._rows:
             self._words[_FIRST + row] += 1
+
+    def changed_all(self, rows: NDArray[np.int64]) -> None:
+        """These have, each of them once."""
+        self._column[rows[rows < self._rows]] += np.uint64(1)
 
     def stamp(self, row: int) -> int:
         """To be noted before the row is read; 0: it has none, and nothing may be remembered."""

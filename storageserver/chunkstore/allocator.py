@@ -12,10 +12,16 @@ from __future__ import annotations
 import errno
 from array import array
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from .records import NO_CLASS, SIZE_CLASSES, class_bytes
+
+Free: TypeAlias = Callable[[int, Sequence[int]], None]
 
 
 class Readers:
@@ -29,7 +35,7 @@ class Readers:
         self._generation = 0
         self._active: dict[int, int] = {}
         self._tokens = count()
-        self._waiting: deque[tuple[int, Callable[[int, int], None], int, int]] = deque()
+        self._waiting: deque[tuple[int, Free, int, Sequence[int]]] = deque()
 
     def enter(self) -> int:
         """Begin a read, before looking anything up; returns what :meth:`leave` takes."""
@@ -42,12 +48,12 @@ class Readers:
         del self._active[token]
         return bool(self._waiting)
 
-    def retire(self, free: Callable[[int, int], None], size_class: int, number: int) -> None:
-        """Call ``free(size_class, number)`` when every read that may still use it has ended."""
+    def retire(self, free: Free, size_class: int, numbers: Sequence[int]) -> None:
+        """Call ``free(size_class, numbers)`` when every read that may still use them has ended."""
         if not self._active and not self._waiting:
-            free(size_class, number)
+            free(size_class, numbers)
             return
-        self._waiting.append((self._generation, free, size_class, number))
+        self._waiting.append((self._generation, free, size_class, numbers))
         self._generation += 1
         self.drain()
 
@@ -55,8 +61,8 @@ class Readers:
         """Free what no read can use any more."""
         oldest = min(list(self._active.values()), default=self._generation)
         while self._waiting and self._waiting[0][0] < oldest:
-            _, free, size_class, number = self._waiting.popleft()
-            free(size_class, number)
+            _, free, size_class, numbers = self._waiting.popleft()
+            free(size_class, numbers)
 
 
 class Allocator:
@@ -133,7 +139,20 @@ class Allocator:
         holders[block] -= 1
         if not holders[block]:
             self.used_bytes -= class_bytes(size_class)
-            self._readers.retire(self._put_back, size_class, block)
+            self._readers.retire(self._put_back, size_class, (block,))
+
+    def release_all(self, size_class: int, blocks: npt.NDArray[np.integer]) -> None:
+        """One holder less of each; no block comes twice."""
+        if size_class == NO_CLASS or not len(blocks):
+            return
+        holders = np.frombuffer(self._holders[size_class], np.uintc)
+        left = holders[blocks]
+        assert left.all(), f"a block of class {size_class} is free already"
+        left -= 1
+        holders[blocks] = left
+        freed: list[int] = blocks[left == 0].tolist()
+        self.used_bytes -= len(freed) * class_bytes(size_class)
+        self._readers.retire(self._put_back, size_class, freed)
 
     def holders(self, size_class: int, block: int) -> int:
         """How many hold a block."""
@@ -176,5 +195,5 @@ class Allocator:
         """The blocks of ``run`` are free and have no disk space any more."""
         self._punched[size_class].extend(reversed(run))
 
-    def _put_back(self, size_class: int, block: int) -> None:
-        self._free[size_class].append(block)
+    def _put_back(self, size_class: int, blocks: Sequence[int]) -> None:
+        self._free[size_class].extend(blocks)

@@ -68,16 +68,26 @@ class Index:
         self.stamps.changed(row)
 
     def remove(self, chunk: ChunkId) -> int:
-        """Forget a chunk; its row is to be given to :meth:`release_row` when nobody reads."""
+        """Forget a chunk; its row is to be given to :meth:`release_rows` when nobody reads."""
         row = self.row_of.pop(chunk)
         self.pendings.pop(chunk, None)
         ROW.pack_into(self.view, row * _ROW_BYTES, *NO_VERSION, 0)
         self.stamps.changed(row)
         return row
 
-    def release_row(self, row: int) -> None:
-        """Let a removed chunk's row be used again."""
-        self._unused.append(row)
+    def remove_all(self, chunks: Sequence[ChunkId]) -> tuple[Rows, npt.NDArray[np.void]]:
+        """Forget chunks that are known and have nothing pending: their rows, and what these say.
+
+        Rows keep what they say until they are used again: who has found one reads what was there.
+        """
+        forget = self.row_of.pop
+        rows = np.fromiter((forget(chunk) for chunk in chunks), np.int64, len(chunks))
+        self.stamps.changed_all(rows)
+        return rows, self.table[rows]
+
+    def release_rows(self, rows: Sequence[int]) -> None:
+        """Let removed chunks' rows be used again."""
+        self._unused.extend(rows)
 
     def meta(self, chunk: ChunkId) -> ChunkMeta | None:
         """The chunk's versions as the core sees them."""

@@ -276,7 +276,7 @@ class MemoryChunkStore:
             self._entries[chunk] = entry
             self._index.put(chunk, entry.committed, entry.pending)
         elif self._entries.pop(chunk, None):
-            self._index.release_row(self._index.remove(chunk))
+            self._index.release_rows([self._index.remove(chunk)])
 
     # -- reads -------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ from .allocator import Allocator, Readers
 from .consistency import check_store
 from .creating import create_chunks
 from .datafiles import ChunkStoreSettings, DataFiles
+from .discarding import discard_chunks
 from .epochs import Epochs
 from .files import FileLayer, Operation
 from .flushing import Flusher
@@ -285,15 +286,7 @@ class DiskChunkStore(Locating):
     def discard(self, chunks: Sequence[ChunkId]) -> list[ChunkId]:
         """Remove committed chunks that have no pending version, in one batch."""
         with self._lock:
-            index = self._index
-            there = dict.fromkeys(c for c in chunks if c in index.row_of)
-            gone = [(c, self._committed(c)) for c in there if c not in index.pendings]
-            undos = [self._epochs.new_undo(chunk, version) for chunk, version in gone]
-            if not gone or not self._write([(chunk_key(chunk), None) for chunk, _ in gone]):
-                return []
-            for (chunk, _), undo in zip(gone, undos, strict=True):
-                self._replace(chunk, None, None, undo)
-            return [chunk for chunk, _ in gone]
+            return discard_chunks(chunks, self._index, self._epochs, self._readers, self._write)
 
     def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
         """Store the bytes of the committed version anew, in a fresh block."""
@@ -359,7 +352,7 @@ class DiskChunkStore(Locating):
         old = self._committed(chunk)
         if version is None:
             row = self._index.remove(chunk)
-            self._readers.retire(lambda _, row: self._index.release_row(row), 0, row)
+            self._readers.retire(lambda _, rows: self._index.release_rows(rows), 0, (row,))
         else:
             self._index.put(chunk, version, pending)
         self._epochs.replaced(chunk, old, version, undo)

@@ -78,8 +78,7 @@ class Shipped:
             excess = chain.used_bytes - self._share
             if excess > 0:
                 room = excess + int(self._share * MARGIN)
-                for chunk in chain.oldest(512, room, self._now_ms):
-                    chain.removed(chunk)
+                chain.removed(chain.oldest(512, room, self._now_ms))
         return hits
 
 

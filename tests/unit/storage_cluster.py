@@ -212,13 +212,14 @@ class StorageCluster:
         tag: tuple[int, int, int] = (0, 0, 0),
         sync: bool = False,
         crc: int | None = None,
+        owner: int = 7,
     ) -> Any:
         """One update; the result record."""
         client, channel, sequence = tag
         prefix = np.zeros(1, dataplane.WRITE_PREFIX)
         prefix[0] = (client, dataplane.WRITE_FLAG_SYNC if sync else 0, 0)
         item = np.zeros(1, dataplane.WRITE_ITEM)
-        item["chunk"] = np.frombuffer(chunk_id(7, slot), "V24")
+        item["chunk"] = np.frombuffer(chunk_id(owner, slot), "V24")
         item["chain"], item["chain_version"] = CHAIN, version or self.version
         item["offset"], item["length"] = offset, len(data) if length is None else length
         item["crc"], item["kind"] = crc32c(data) if crc is None else crc, kind
@@ -229,12 +230,16 @@ class StorageCluster:
         return results[0], details.get(0, "")
 
     def read(
-        self, pieces: Sequence[tuple[int, int, int]], target: int, version: int | None = None
+        self,
+        pieces: Sequence[tuple[int, int, int]],
+        target: int,
+        version: int | None = None,
+        owner: int = 7,
     ) -> tuple[Any, list[bytes]]:
         """(slot, offset, length) each; the results and the bytes of each."""
         items = np.zeros(len(pieces), dataplane.READ_ITEM)
         for item, (slot, offset, length) in zip(items, pieces, strict=True):
-            item["chunk"] = np.frombuffer(chunk_id(7, slot), "V24")[0]
+            item["chunk"] = np.frombuffer(chunk_id(owner, slot), "V24")[0]
             item["chain"], item["chain_version"] = CHAIN, version or self.version
             item["offset"], item["length"] = offset, length
         reply, body = self.request(target, dataplane.READ_BATCH, items.tobytes())

@@ -410,6 +410,15 @@ def a_commit_makes_a_version_of_its_own_epoch(monkeypatch):
     monkeypatch.setattr(DiskChunkStore, "_publish_commits", publish_as_new)
 
 
+def discarded_blocks_are_not_held(monkeypatch):
+    def discarded(self, chunks, versions):
+        for chunk, version in zip(chunks, versions.tolist(), strict=True):
+            self._forget(chunk)
+            self._allocator.release(version[8], version[3])
+
+    monkeypatch.setattr(Epochs, "discarded", discarded)
+
+
 def data_is_not_synced(monkeypatch):
     monkeypatch.setattr(DataFiles, "sync", lambda self, classes: None)
 
@@ -456,6 +465,7 @@ def a_pending_append_is_written_again_in_place(monkeypatch):
         pytest.param(undo_of_the_last_version_only, 3, marks=pytest.mark.long),
         (undo_blocks_are_not_held, 3),
         (a_commit_makes_a_version_of_its_own_epoch, 3),
+        (discarded_blocks_are_not_held, 3),
         (data_is_not_synced, 3),
         (writes_during_a_sync_belong_to_its_epoch, 3),
         (a_power_cut_goes_unnoticed, 3),

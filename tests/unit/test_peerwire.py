@@ -79,6 +79,7 @@ messages = st.one_of(
     st.builds(m.SyncDone, routes),
     st.builds(m.Join, routes),
     st.builds(m.Welcome, routes),
+    st.builds(m.Used, routes, st.lists(chunks, max_size=4).map(tuple)),
 )
 
 

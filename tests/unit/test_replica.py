@@ -572,3 +572,15 @@ def test_commit_that_fails_takes_the_replica_out():
     rig.step(rig.store(rig.step(forward(route(2, 3), 1, 1, b"x")))[0])
     (fault,) = rig.step(m.Committed(K, ChunkVersion(1), Code.DISK))
     assert isinstance(fault, m.Fault)
+
+
+# --- uses of values -----------------------------------------------------------------------------
+
+
+def test_the_head_notes_what_other_replicas_have_used_in_its_chain_version():
+    head, tail = (Rig(t, chain(2, (1, S), (2, S))) for t in (1, 2))
+    assert head.step(m.Used(route(2, 1, 2), (K,))) == [m.NoteUses((K,))]
+    assert tail.step(m.Used(route(1, 2, 2), (K,))) == []
+    assert head.step(m.Used(route(2, 1, 1), (K,))) == []
+    assert head.step(m.Used(route(2, 1, 3), (K,))) == []  # a hint is not kept for later
+    assert head.step(m.ChainChanged(chain(3, (1, S), (2, S)))) == []
