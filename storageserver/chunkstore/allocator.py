@@ -67,16 +67,22 @@ class Readers:
 
 class Allocator:
     """Blocks of all size classes. ``grow(size_class)`` makes a file longer: it says by how
-    many blocks, and whether they have disk space.
+    many blocks, and whether they have disk space. ``spend(bytes)`` is told of a block that has none
+    and will be written; OSError if the disk has none to give.
 
     Held blocks never exceed ``capacity_bytes`` (0: no limit), however many free ones there are.
     """
 
     def __init__(
-        self, readers: Readers, grow: Callable[[int], tuple[int, bool]], capacity_bytes: int = 0
+        self,
+        readers: Readers,
+        grow: Callable[[int], tuple[int, bool]],
+        spend: Callable[[int], None],
+        capacity_bytes: int = 0,
     ) -> None:
         self._readers = readers
         self._grow = grow
+        self._spend = spend
         self._capacity_bytes = capacity_bytes
         self._holders = [array("I") for _ in range(SIZE_CLASSES)]
         self._free: list[list[int]] = [[] for _ in range(SIZE_CLASSES)]  # taken from the end
@@ -95,12 +101,18 @@ class Allocator:
             self.used_bytes += class_bytes(size_class)
         holders[block] += 1
 
-    def settle(self) -> None:
-        """All records are counted: what nobody holds is free, the lowest to be taken first."""
+    def settle(self, allocated_bytes: Callable[[int], int]) -> None:
+        """All records are counted: what nobody holds is free, the lowest to be taken first.
+
+        ``allocated_bytes(size_class)``: the disk space of its file. What held blocks do not need of
+        it is the free ones'; which of them have it nobody knows: the lowest ones as a rule.
+        """
         for size_class, holders in enumerate(self._holders):
-            self._free[size_class] = [
-                block for block in range(len(holders) - 1, -1, -1) if not holders[block]
-            ]
+            free = [block for block in range(len(holders) - 1, -1, -1) if not holders[block]]
+            size, held = class_bytes(size_class), len(holders) - len(free)
+            with_space = (allocated_bytes(size_class) // size - held) if free else 0
+            punched = len(free) - max(0, min(with_space, len(free)))
+            self._punched[size_class], self._free[size_class] = free[:punched], free[punched:]
 
     def take(self, size_class: int) -> int:
         """A block with one holder; OSError if there is no space for another one."""
@@ -108,14 +120,17 @@ class Allocator:
         if capacity and self.used_bytes + size > capacity:
             used = f"{self.used_bytes} of {capacity} bytes of capacity are used"
             raise OSError(errno.ENOSPC, f"{used}: no room for {size} more")
-        free = self._free[size_class] or self._punched[size_class]
         holders = self._holders[size_class]
-        if not free:
+        if not self._free[size_class] and not self._punched[size_class]:
             grown, has_space = self._grow(size_class)
             first = len(holders)
             holders.frombytes(bytes(4 * grown))
-            free = (self._free if has_space else self._punched)[size_class]
-            free.extend(range(first + grown - 1, first - 1, -1))
+            made = (self._free if has_space else self._punched)[size_class]
+            made.extend(range(first + grown - 1, first - 1, -1))
+        free = self._free[size_class]
+        if not free:
+            self._spend(size)
+            free = self._punched[size_class]
         block = free.pop()
         if len(free) < self._least[size_class]:
             self._least[size_class] = len(self._free[size_class])

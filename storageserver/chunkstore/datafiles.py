@@ -92,17 +92,33 @@ class DataFiles:
         length = self.blocks[size_class] * size
         step = max(length // 4, settings.growth_bytes_min, size)
         step = max(min(step, settings.growth_bytes_max) // size, 1) * size
-        free = self._files.space(self._root).free_bytes - settings.reserve_bytes
+        free = self._spare_bytes()
         if free < step:
             step = size
-        if free < step:
-            raise OSError(errno.ENOSPC, f"{free + settings.reserve_bytes} bytes are free on disk")
+        self._check_spare(step, free)
         # Dirty before the call: a failure half-way may have made the file longer.
         self._dirty.add(size_class)
         has_space = self._files.fallocate(self.fds[size_class], length, step)
         self.blocks[size_class] += step // size
         self._fit_crcs(size_class)
         return step // size, has_space
+
+    def spend(self, size_bytes: int) -> None:
+        """A block without disk space will be written; OSError if that would take of the reserve."""
+        self._check_spare(size_bytes, self._spare_bytes())
+
+    def _spare_bytes(self) -> int:
+        return self._files.space(self._root).free_bytes - self._settings.reserve_bytes
+
+    def _check_spare(self, wanted_bytes: int, spare_bytes: int) -> None:
+        if spare_bytes < wanted_bytes:
+            reserve = self._settings.reserve_bytes
+            raise OSError(errno.ENOSPC, f"{spare_bytes + reserve} bytes are free on disk")
+
+    def allocated_bytes(self, size_class: int) -> int:
+        """The disk space of a class's file."""
+        fd = self.fds[size_class]
+        return self._files.allocated(fd) if fd >= 0 else 0
 
     def write(self, size_class: int, block: int, offset: int, parts: Sequence[memoryview]) -> None:
         """Put ``parts``, one behind the other, at ``offset`` of a block."""

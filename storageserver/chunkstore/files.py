@@ -79,6 +79,7 @@ class FileLayer(Protocol):
     def open(self, path: Path) -> int: ...
     def close(self, fd: int) -> None: ...
     def size(self, fd: int) -> int: ...
+    def allocated(self, fd: int) -> int: ...
     def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int, /) -> int: ...
     def read_pieces(
         self,
@@ -119,6 +120,10 @@ class Files:
     def size(self, fd: int) -> int:
         """Length of an open file in bytes."""
         return os.fstat(fd).st_size
+
+    def allocated(self, fd: int) -> int:
+        """Disk space of an open file in bytes; holes have none."""
+        return os.fstat(fd).st_blocks * 512
 
     def fallocate(self, fd: int, offset: int, length: int) -> bool:
         """Make a file longer, by a range that has disk space; ENOSPC if there is none.

@@ -221,7 +221,7 @@ def _fill(
         index.put(chunk, committed, pending)
         if pending and pending.tag:
             index.note_pending(pending.tag, channel_record(chunk, pending, pending=True))
-    allocator.settle()
+    allocator.settle(data.allocated_bytes)
 
 
 def _check_block(

@@ -90,7 +90,9 @@ class DiskChunkStore(Locating):
         self.stamps = SharedStamps()
         self._index = Index(stamps=self.stamps)
         self._readers = Readers()
-        self._allocator = Allocator(self._readers, self._grow, self._settings.capacity_bytes)
+        self._allocator = Allocator(
+            self._readers, self._grow, self._spend, self._settings.capacity_bytes
+        )
         with ExitStack() as opened, self._health.guard():
             self._records = open_records(files, root)
             opened.callback(self._records.close)
@@ -475,6 +477,9 @@ class DiskChunkStore(Locating):
 
     def _grow(self, size_class: int) -> tuple[int, bool]:
         return self._data.grow(size_class)
+
+    def _spend(self, size_bytes: int) -> None:
+        self._data.spend(size_bytes)
 
     def _refusal(self) -> StageResult:
         return StageResult(Code.DISK, detail=self._health.failed or "")

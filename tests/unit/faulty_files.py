@@ -18,6 +18,7 @@ from fs3.compiled import plain
 from fs3.storageserver.chunkstore.files import Space
 
 SECTOR = 512
+PAGE = 4096
 
 
 class Stopped(BaseException):
@@ -29,10 +30,15 @@ class File:
         self.durable = bytearray()
         self.cached = bytearray()
         self.unsynced: list[tuple[int, bytes]] = []
+        self.pages: set[int] = set()  # that have disk space
+
+    def take(self, offset: int, length: int) -> None:
+        self.pages.update(range(offset // PAGE, -(-(offset + length) // PAGE)))
 
     def write(self, offset: int, data: bytes) -> None:
         self.cached[len(self.cached) :] = bytes(max(0, offset + len(data) - len(self.cached)))
         self.cached[offset : offset + len(data)] = data
+        self.take(offset, len(data))
         self.unsynced.append((offset, data))
 
     def sync(self) -> None:
@@ -96,6 +102,11 @@ class Machine:
         self.records: dict[Path, MemoryRecords] = {}
         self.boots = 1
         self.total_bytes = total_bytes
+        self.sparse = False  # a tmpfs: a file that is made longer gets its space as it is written
+
+    @property
+    def used_bytes(self) -> int:
+        return sum(len(file.pages) * PAGE for file in self.files.values())
 
     def lose_power(self, random: Random) -> None:
         self.boots += 1
@@ -156,6 +167,9 @@ class FaultyFiles:
     def size(self, fd):
         return len(self._file(fd).cached)
 
+    def allocated(self, fd):
+        return len(self._file(fd).pages) * PAGE
+
     def _file(self, fd) -> File:
         file = self._open[fd]
         assert file is not None, "closed"
@@ -187,16 +201,19 @@ class FaultyFiles:
 
         def grow():
             file.cached.extend(bytes(max(0, offset + length - len(file.cached))))
+            if not self.machine.sparse:
+                file.take(offset, length)
 
         self.call("fallocate", grow)
-        if sum(len(f.cached) for f in self.machine.files.values()) > self.machine.total_bytes:
+        if self.machine.used_bytes > self.machine.total_bytes:
             raise OSError(28, "No space left on device")
         grow()
-        return True
+        return not self.machine.sparse
 
     def punch(self, fd, offset, length):
         self.call("punch")
         self._file(fd).write(offset, bytes(length))
+        self._file(fd).pages -= {*range(offset // PAGE, (offset + length) // PAGE)}
 
     def fdatasync(self, fd):
         file = self._file(fd)
@@ -213,8 +230,7 @@ class FaultyFiles:
         return sorted(p.name for p in [*self.machine.files, *self.machine.records])
 
     def space(self, path):
-        used = sum(len(f.cached) for f in self.machine.files.values())
-        return Space(self.machine.total_bytes, self.machine.total_bytes - used)
+        return Space(self.machine.total_bytes, self.machine.total_bytes - self.machine.used_bytes)
 
     def boot_id(self):
         return f"boot {self.machine.boots}"

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from faulty_files import FaultyFiles, Machine
+from faulty_files import FaultyFiles, File, Machine
 
 from fs3.checksum import crc32c
 from fs3.core import kv
@@ -194,3 +194,47 @@ def test_a_tmpfs_gives_its_memory_when_it_is_written():
         assert data_file.stat().st_blocks * 512 <= 128 << 10
         assert get(store, VALUE, 1 << 20) == content
         store.close()
+
+
+FULL = ChunkStoreSettings(
+    reserve_bytes=1 << 20, growth_bytes_min=4 << 20, idle_bytes_max=0, idle_ticks=0
+)
+
+
+def create(store, slot):
+    content = bytes(64 << 10)
+    request = StageRequest(
+        chunk_id(1, slot),
+        UpdateKind.WRITE,
+        1,
+        0,
+        len(content),
+        memoryview(content),
+        crc32c(content),
+    )
+    return store.create([request])[0].code
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_blocks_without_disk_space_are_not_taken_out_of_the_reserve(restarted):
+    machine = Machine(total_bytes=(6 << 20) + (32 << 10))  # and small files
+    machine.sparse = True
+    store = opened(machine, FULL)
+    assert create(store, 0) is Code.OK
+    assert store.usage().free_bytes >= 4 << 20  # the file is long enough for all of that
+    other = File()
+    machine.files[Path("/target/other")] = other
+    other.take(0, 3 << 20)
+    if restarted:
+        store.close()
+        store = opened(machine, FULL)
+        assert store.usage().free_bytes <= machine.total_bytes - machine.used_bytes - (1 << 20)
+    codes = [create(store, slot) for slot in range(1, 60)]
+    assert codes.count(Code.OK) == 31  # 2 MiB, with the first
+    assert set(codes) == {Code.OK, Code.NO_SPACE}
+    assert machine.total_bytes - machine.used_bytes >= 1 << 20
+    assert store.check() == []
+    gone = [chunk_id(1, slot) for slot in range(5)]
+    store.discard(gone)
+    store.sync()
+    assert [create(store, slot) for slot in range(5)] == [Code.OK] * 5
