@@ -126,7 +126,7 @@ class Recency:
                 if looked_out:
                     break
                 looked_out = True
-                self._look_out(now_ms)
+                self._look_out(now_ms, limit)
                 if not len(self._candidates):
                     break
             slots = self._take(limit - len(found), bytes_wanted, now_ms, found)
@@ -148,10 +148,13 @@ class Recency:
         chosen: Slots = slots[:looked_at][unused[:looked_at]]
         return chosen
 
-    def _look_out(self, now_ms: int) -> None:
-        """New candidates, in order: nothing that is not among them was used longer ago."""
+    def _look_out(self, now_ms: int, least: int) -> None:
+        """New candidates, in order: nothing that is not among them was used longer ago.
+
+        ``least``: so many are wanted, if there are.
+        """
         there = np.flatnonzero((self._stamps != _NEVER) & (self._pinned_ms <= now_ms))
-        count = min(len(there), max(_CANDIDATES_MIN, len(self) // _CANDIDATES_SHARE))
+        count = min(len(there), max(_CANDIDATES_MIN, len(self) // _CANDIDATES_SHARE, least))
         stamps = self._stamps[there]
         if count < len(there):
             chosen = np.argpartition(stamps, count - 1)[:count]

@@ -4,30 +4,43 @@ Hit rates of the shipped policy beside a true LRU that is fed key by key, on req
 Zipf distribution and on traces (the files of ``--traces``), at capacities of 1, 5 and 20 % of all
 pages that are asked for. A hit is a page of the longest prefix that is there.
 
-``--rate``: values discarded a second by a real chunk store in that directory, beside as many files
-unlinked there; of CPU time, which a busy machine disturbs least.
+``--rate``: values evicted a second from a real chunk store in that directory, beside as many files
+of their size unlinked there, all of them on stable storage before; and files that were just written
+and nowhere but in memory. Of CPU time, the database's threads included, which a busy machine
+disturbs least, and of wall time. An evicted value's space is for the next one, and given back when
+it is not needed for some time: what that costs is said, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 
 from fs3.checksum import crc32c
 from fs3.client.bench.kv_trace import read_trace
+from fs3.clock import SystemClock
+from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
-from fs3.core.kv import NAMESPACE_FIRST, digests
+from fs3.core.kv import NAMESPACE_FIRST, KvNamespace, NamespaceId, digests
 from fs3.core.recency import Recency
-from fs3.core.types import ChunkId
+from fs3.core.replica import Limits, Replica
+from fs3.core.types import Chain, ChainId, ChainVersion, ChunkId, NodeId, PublicState, TargetId
+from fs3.core.types import Replica as ChainMember
+from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
 from fs3.storageserver.chunkstore.files import Files
-from fs3.storageserver.chunkstore.interface import Commit, StageRequest
+from fs3.storageserver.chunkstore.interface import StageRequest, Usage
 from fs3.storageserver.chunkstore.store import DiskChunkStore
+from fs3.storageserver.settings import EvictionSettings
+from fs3.storageserver.values import Values
 
 CHAINS = 3
 MARGIN = 0.02  # storageserver/eviction.py makes so much more room than it must
@@ -104,42 +117,145 @@ def hit_rates(name: str, requests: Iterable[list[int]]) -> None:
         )
 
 
-def eviction_rate(directory: Path, count: int = 2000, length: int = 64 << 10) -> None:
-    """Values discarded by a store, and files of the same size unlinked, a second of CPU."""
-    data = memoryview(os.urandom(length))
-    store = DiskChunkStore(Files(), directory / "store")
-    chunks = [ChunkId(NAMESPACE_FIRST.to_bytes(8, "big") + os.urandom(16)) for _ in range(count)]
+class Alone:
+    """The reactor, and the target, of a chain of one replica without a server around it."""
+
+    def __init__(self, store: DiskChunkStore) -> None:
+        self.target, self.store = TargetId(1), store
+        serving = ChainMember(self.target, NodeId(1), PublicState.SERVING)
+        self.chain = Chain(ChainId(1), ChainVersion(1), (serving,))
+        self.core = Replica(self.target, self.chain, store, Limits())
+        self.core.start(0)
+        self.core.step(m.LeaseRenewed(self.chain.version, 1 << 60), 0)
+        self.due: list[Callable[[], object]] = []
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        self.due.append(function)
+
+    def run(self) -> None:
+        while self.due:
+            self.due.pop()()
+
+    def feed(self, events: Sequence[m.Event]) -> None:
+        raise AssertionError("a chain of one replica discards")
+
+    def tell(self, message: m.Message) -> None:
+        raise AssertionError("a head has nobody to tell")
+
+    def usage(self) -> Usage:
+        return self.store.usage()
+
+
+def namespace(capacity_bytes: int) -> dict[NamespaceId, KvNamespace]:
+    made = KvNamespace(
+        namespace=NAMESPACE_FIRST,
+        name="bench",
+        table=1,
+        chains=(ChainId(1),),
+        replicas=1,
+        capacity_bytes=capacity_bytes,
+    )
+    return {NAMESPACE_FIRST: made}
+
+
+def filled_store(root: Path, count: int, data: memoryview) -> tuple[Alone, Values]:
+    """A store with so many values, on stable storage, and what evicts them."""
+    settings = ChunkStoreSettings(idle_bytes_max=0, idle_ticks=0, punch_bytes=1 << 40)
+    store = DiskChunkStore(Files(), root, settings)
+    alone, owner, crc = Alone(store), NAMESPACE_FIRST.to_bytes(8, "big"), crc32c(data)
+    values = Values(alone, EvictionSettings(), reactor=alone, clock=SystemClock())  # type: ignore[arg-type]
+    values.load(root / "recency.bin")
+    values.know(namespace(0), 1 << 64)
     for at in range(0, count, 100):
-        part = chunks[at : at + 100]
-        crc = crc32c(data)
-        store.stage([StageRequest(c, UpdateKind.WRITE, 1, 0, length, data, crc, 1) for c in part])
-        store.commit([Commit(c, 1, 1) for c in part])
-        for number in range(at, at + 100):
-            (directory / f"file-{number}").write_bytes(data)
-    began = time.process_time()
-    for at in range(0, count, 512):
-        store.discard(chunks[at : at + 512])
-    discarded = count / (time.process_time() - began)
-    names = [str(directory / f"file-{number}") for number in range(count)]
-    began = time.process_time()
+        chunks = [ChunkId(owner + os.urandom(16)) for _ in range(min(100, count - at))]
+        store.create(
+            [StageRequest(c, UpdateKind.WRITE, 1, 0, len(data), data, crc, 1) for c in chunks]
+        )
+        values.created([(chunk, len(data)) for chunk in chunks])
+    alone.run()
+    store.sync()
+    return alone, values
+
+
+class Cost(NamedTuple):
+    """Of a piece of work, in seconds."""
+
+    cpu_s: float
+    wall_s: float
+
+
+def cost_of(work: Callable[[], object]) -> Cost:
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return Cost(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def one_round(directory: Path, count: int, length: int) -> dict[str, Cost]:
+    """What it costs to be rid of so many values, and of as many files of their size."""
+    data = memoryview(os.urandom(length))
+    for name in (names := [str(directory / f"file-{number}") for number in range(count)]):
+        Path(name).write_bytes(data)
+    alone, values = filled_store(directory / "store", count, data)
+    os.sync()
+    time.sleep(0.5)  # the database has its own threads
+    values.know(namespace(1), 1 << 64)
+
+    def evict() -> None:
+        values.background()
+        alone.run()
+
+    def give_back() -> None:
+        alone.store.sync()
+        alone.store.tick()
+
+    def unlink() -> None:
+        for name in names:
+            os.unlink(name)
+
+    costs = {"evicted": cost_of(evict)}
+    assert alone.store.usage().chunks == 0
+    given_back = cost_of(give_back)
+    costs["and their space given back"] = Cost(
+        costs["evicted"].cpu_s + given_back.cpu_s, costs["evicted"].wall_s + given_back.wall_s
+    )
+    assert alone.store.usage().used_bytes == 0
+    alone.store.close()
+    costs["files unlinked"] = cost_of(unlink)
     for name in names:
-        os.unlink(name)
-    unlinked = count / (time.process_time() - began)
-    store.close()
-    ratio = f"{discarded / unlinked:.1f} times"
-    print(f"{length} bytes: {discarded:,.0f} discarded, {unlinked:,.0f} unlinked a second: {ratio}")
+        Path(name).write_bytes(data)
+    costs["files unlinked that no disk has seen"] = cost_of(unlink)
+    shutil.rmtree(directory / "store")
+    return costs
+
+
+def eviction_rate(directory: Path, rounds: int, length: int) -> None:
+    """Medians of several rounds, and of the ratios within each."""
+    count = max(256, min(8192, (1 << 30) // length))
+    found = [one_round(directory, count, length) for _ in range(rounds)]
+    print(f"{length >> 10} KiB, {count} of them, {rounds} rounds")
+    for name in found[0]:
+        mine = [costs[name] for costs in found]
+        said = [f"  {name:38}"]
+        for kind in ("cpu_s", "wall_s"):
+            per_s = median(count / getattr(cost, kind) for cost in mine)
+            said.append(f"{per_s:9,.0f}/s of {kind[:-2]} time")
+            for files in (name for name in found[0] if name.startswith("files")):
+                theirs = [getattr(costs[files], kind) for costs in found]
+                ratio = median(a / getattr(b, kind) for a, b in zip(theirs, mine, strict=True))
+                said.append(f"{ratio:6.1f} x")
+        print(*said, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", type=Path, help="a directory with *.jsonl")
     parser.add_argument("--rate", type=Path, help="an empty directory on the disk to measure")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 1024, 4096], help="in KiB")
     said = parser.parse_args()
     if said.rate is not None:
-        for length in (64 << 10, 1 << 20, 4 << 20):
-            directory = said.rate / str(length)
-            directory.mkdir()
-            eviction_rate(directory, (1 << 30) // length if length > 1 << 16 else 4000, length)
+        for length in said.sizes:
+            eviction_rate(said.rate, said.rounds, length << 10)
         return
     print("| requests of | number | capacity | true LRU | fs3 |\n|---|---|---|---|---|")
     hit_rates("Zipf 0.9, 100,000 pages", zipf(500_000, 100_000))

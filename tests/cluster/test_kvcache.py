@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import repeat
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from running_cluster import RunningCluster
 import fs3
 from fs3 import dataplane
 from fs3.client import kvcache
+from fs3.client.kv_administration import node_stats
 from fs3.client.kvdata import Links
 from fs3.client.routing import RoutingCache
 from fs3.errors import Code, Fs3Error
@@ -302,6 +304,33 @@ def test_a_full_namespace_lets_the_longest_unused_go_and_keeps_the_pinned(cluste
     assert (found["pinned"], found["values"]) == (10, there.sum())
     cache.unpin(pinned)
     assert cache.stat()["pinned"] == 0
+
+
+def test_a_value_that_is_read_at_the_tail_only_outlives_those_that_nobody_reads(
+    cluster, monkeypatch
+):
+    cache = new_cache(cluster, replicas=3, capacity_bytes=150 * 40_000)
+    cache.use_transports(["tcp"])
+    keys = [b"%d" % i for i in range(210)]
+    cache.put(keys[:140], [bytes(40_000)] * 140)
+    monkeypatch.setattr(cache._data, "_turns", repeat(2))  # of three replicas, head first
+    used = keys[:10]
+    assert all(cache.get([key])[0] for key in used)
+
+    def told() -> bool:
+        rows = node_stats(cache._context.routing.get(), cache._context.cluster_id, cache.namespace)
+        heads = [row for row in rows if row.head]
+        return sum(row.heard + row.hits for row in heads) >= len(used)
+
+    eventually(told)
+    monkeypatch.undo()
+    cache.put(keys[140:], [bytes(40_000)] * 70)
+    eventually(lambda: cache.stat()["used_bytes"] <= 150 * 40_000)
+    there = cache.exists(keys)
+    assert there[:10].all()
+    assert cache.stat()["evicted"] == 210 - there.sum() >= 60
+    assert not there[10:40].any()
+    assert cache.stat()["heard"] > 0
 
 
 def test_limits_can_be_changed_while_it_is_used(cluster):

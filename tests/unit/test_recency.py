@@ -81,6 +81,15 @@ def test_removed_values_are_forgotten_and_their_places_used_again():
     assert recency.oldest(9, ALL, 501) == [V[0]]
 
 
+def test_as_many_as_are_wanted_are_found_at_once():
+    """Also if more have to be looked out on the way: nobody asks again before the next second."""
+    recency = filled(1000)
+    assert recency.oldest(700, ALL, 2000) == V[:700]
+    recency.removed(V[:700])
+    assert recency.oldest(100, ALL, 2000) == V[700:800]
+    assert sorted(recency.oldest(900, ALL, 2000)) == V[700:1000]
+
+
 def test_a_value_with_a_past_keeps_it():
     recency = Recency()
     recency.stored(V[1], 1, 1000)
