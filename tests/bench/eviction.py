@@ -2,7 +2,8 @@
 
 Hit rates of the shipped policy beside a true LRU that is fed key by key, on requests drawn from a
 Zipf distribution and on traces (the files of ``--traces``), at capacities of 1, 5 and 20 % of all
-pages that are asked for. A hit is a page of the longest prefix that is there.
+pages that are asked for. A hit is a page of the longest prefix that is there. With one replica, and
+with three that are read in turn: as it is, and if the head went by what it sees alone.
 
 ``--rate``: values evicted a second from a real chunk store in that directory, beside as many files
 of their size unlinked there, all of them on stable storage before; and files that were just written
@@ -31,8 +32,10 @@ from fs3.clock import SystemClock
 from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
 from fs3.core.kv import NAMESPACE_FIRST, KvNamespace, NamespaceId, digests
+from fs3.core.place import Place
 from fs3.core.recency import Recency
 from fs3.core.replica import Limits, Replica
+from fs3.core.sightings import Sightings
 from fs3.core.types import Chain, ChainId, ChainVersion, ChunkId, NodeId, PublicState, TargetId
 from fs3.core.types import Replica as ChainMember
 from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings
@@ -81,10 +84,11 @@ class Shipped:
             if ChunkId(key) not in chain:
                 hits = index
                 break
-        for chain in self._chains:
+        for place, chain in enumerate(self._chains):
             mine = [ChunkId(k) for k, c in zip(keys[:hits], chains, strict=False) if c is chain]
             if mine:
-                chain.used(mine, self._now_ms)
+                self._use(place, mine)
+        self._pass_time()
         for key, chain in zip(keys[hits:], chains[hits:], strict=True):
             chain.stored(ChunkId(key), 1, self._now_ms)
         for chain in self._chains:
@@ -93,6 +97,39 @@ class Shipped:
                 room = excess + int(self._share * MARGIN)
                 chain.removed(chain.oldest(512, room, self._now_ms))
         return hits
+
+    def _use(self, place: int, keys: list[ChunkId]) -> None:
+        self._chains[place].used(keys, self._now_ms)
+
+    def _pass_time(self) -> None:
+        """A request a millisecond."""
+
+
+class Replicated(Shipped):
+    """Chains of three replicas, which are read in turn; only the first evicts."""
+
+    def __init__(self, capacity: int, *, told: bool) -> None:
+        """``told``: the others tell it what they see being used."""
+        super().__init__(capacity)
+        self._told = told
+        replicas = (ChainMember(TargetId(n), NodeId(n), PublicState.SERVING) for n in range(3))
+        chain = Chain(ChainId(1), ChainVersion(1), tuple(replicas))
+        self._places = [Place(TargetId(n), chain) for n in range(3)]
+        self._seen = [[Sightings() for _ in range(3)] for _ in range(CHAINS)]
+
+    def _use(self, place: int, keys: list[ChunkId]) -> None:
+        replica = (self._now_ms + place) % 3
+        if replica == 0:
+            super()._use(place, keys)
+        else:
+            self._seen[place][replica].see(keys, self._now_ms)
+
+    def _pass_time(self) -> None:
+        for chain, seen in zip(self._chains, self._seen, strict=True):
+            for place, sightings in zip(self._places, seen, strict=True):
+                message = sightings.tell(place, self._now_ms)
+                if message is not None and self._told:
+                    chain.used(message.chunks, self._now_ms)
 
 
 def zipf(requests: int, pages: int, seed: int = 1) -> Iterator[list[int]]:
@@ -108,11 +145,17 @@ def hit_rates(name: str, requests: Iterable[list[int]]) -> None:
     asked, distinct = sum(map(len, wanted)), len({key for keys in wanted for key in keys})
     for percent in (1, 5, 20):
         capacity = distinct * percent // 100
-        caches = TrueLru(capacity), Shipped(capacity)
+        caches = (
+            TrueLru(capacity),
+            Shipped(capacity),
+            Replicated(capacity, told=True),
+            Replicated(capacity, told=False),
+        )
         rates = [100 * sum(map(cache.request, wanted)) / asked for cache in caches]
         print(
-            f"| {name} | {len(wanted):,} | {percent} % = {capacity:,} pages |"
-            f" {rates[0]:.2f} % | {rates[1]:.2f} % |",
+            f"| {name} | {len(wanted):,} | {percent} % = {capacity:,} pages |",
+            " | ".join(f"{rate:.2f} %" for rate in rates),
+            "|",
             flush=True,
         )
 
@@ -257,7 +300,8 @@ def main() -> None:
         for length in said.sizes:
             eviction_rate(said.rate, said.rounds, length << 10)
         return
-    print("| requests of | number | capacity | true LRU | fs3 |\n|---|---|---|---|---|")
+    print("| requests of | number | capacity | true LRU | fs3 | 3 replicas | head alone |")
+    print("|---|---|---|---|---|---|---|")
     hit_rates("Zipf 0.9, 100,000 pages", zipf(500_000, 100_000))
     for path in sorted(said.traces.glob("*.jsonl")) if said.traces else []:
         hit_rates(path.stem, read_trace(path))
