@@ -5,8 +5,6 @@ One window for a connection, made when it asks, gone with it. Reactor thread onl
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 from collections.abc import Callable
 
@@ -17,11 +15,11 @@ from fs3.transport.connection import Connection
 from fs3.transport.tcp import Caller, FrameServer, Request
 from fs3.transport.window import PREFIX, REPLY, SLOT_BYTES, SLOTS
 
+from .chunkstore.shared import sealed_memory
 from .jobs import BufferOwner
 
 WINDOWS_MAX = 32  # 36 MiB each, if all of it was ever used
 _BYTES = SLOT_BYTES * SLOTS
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL  # no SIGBUS for us
 _log = get_logger(__name__)
 
 Write = Callable[[Caller, Request, BufferOwner | None], None]
@@ -62,7 +60,7 @@ class Windows:
             connection.fail(request, Fs3Error(Code.BUSY, detail))
             return
         try:
-            descriptor, memory = _shared_memory()
+            descriptor, memory = sealed_memory("fs3-window", _BYTES, others_write=True)
         except OSError as error:
             _log.warning("no_shared_memory", reason=str(error))
             connection.fail(request, Fs3Error(Code.BUSY, f"no memory for a window: {error}"))
@@ -101,15 +99,3 @@ class Windows:
             raise Fs3Error(Code.PROTOCOL, what)
         view: memoryview = memory[slot * SLOT_BYTES : slot * SLOT_BYTES + length]
         return view
-
-
-def _shared_memory() -> tuple[int, memoryview]:
-    """A descriptor to pass on, and the same memory here."""
-    descriptor = os.memfd_create("fs3-window", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    try:
-        os.ftruncate(descriptor, _BYTES)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        return descriptor, memoryview(mmap.mmap(descriptor, _BYTES))
-    except OSError:
-        os.close(descriptor)
-        raise

@@ -136,7 +136,10 @@ class DataFiles:
 
     def read(self, size_class: int, block: int, offset: int, buffers: Sequence[memoryview]) -> None:
         """Fill ``buffers`` from ``offset`` of a block; CORRUPT if the file ends before."""
-        position = block * BLOCK_BYTES[size_class] + offset
+        self.read_at(size_class, block * BLOCK_BYTES[size_class] + offset, buffers)
+
+    def read_at(self, size_class: int, position: int, buffers: Sequence[memoryview]) -> None:
+        """The same from a position in the class's file."""
         fd = self.fds[size_class]
         total = sum(map(len, buffers))
         if fd < 0:
@@ -145,6 +148,7 @@ class DataFiles:
         while got < total:
             more = self._files.preadv(fd, _behind(buffers, got), position + got)
             if more == 0:
+                block = position // BLOCK_BYTES[size_class]
                 raise Fs3Error(
                     Code.CORRUPT,
                     f"data file {_name(size_class)} ends at byte {position + got}:"

@@ -23,7 +23,7 @@ from .allocator import Readers
 from .datafiles import DataFiles
 from .index import Index
 from .interface import Piece, ReadResult
-from .records import BLOCK_BYTES, ROW, VERSION, Version, class_bytes
+from .records import BLOCK_BYTES, ROW, VERSION, Version
 
 _BLOCK = CHECKSUM_BLOCK_BYTES
 _SHIFT = CHECKSUM_BLOCK_BYTES.bit_length() - 1
@@ -168,9 +168,8 @@ class Reader:
 
     def fetch(self, size_class: int, position: int, buffer: memoryview) -> None:
         """See ``LocatingStore.fetch``."""
-        block, offset = divmod(position, class_bytes(size_class))
         try:
-            self._data.read(size_class, block, offset, (buffer,))
+            self._data.read_at(size_class, position, (buffer,))
         except OSError as error:
             found = self._failure(error)
             raise Fs3Error(found.code, found.detail) from error
