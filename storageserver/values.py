@@ -116,7 +116,8 @@ class Values:
                 continue
             counts = self.counts[chunk_owner(chunk)]
             if result.code is Code.OK:
-                found.append(chunk)
+                if length:  # else it was asked whether it is there, which is no use of it
+                    found.append(chunk)
                 counts.hits += 1 if length else 0
                 counts.found += 0 if length else 1
                 counts.read_bytes += result.length

@@ -15,6 +15,7 @@ from fs3.core.chunks import UpdateKind
 from fs3.core.kv import NAMESPACE_FIRST, KvNamespace
 from fs3.core.types import PublicState, chunk_id
 from fs3.errors import Code
+from fs3.storageserver.chunkstore.interface import Piece, ReadResult
 from fs3.storageserver.eviction import Counts
 
 S = PublicState.SERVING
@@ -62,7 +63,7 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def there(cluster: StorageCluster, target: int) -> set[int]:
+def there_at(cluster: StorageCluster, target: int) -> set[int]:
     pieces = [(slot, 0, 0) for slot in range(10)]
     results, _ = cluster.read(pieces, target, owner=NAMESPACE_FIRST)
     return {slot for slot in range(10) if results["code"][slot] == Code.OK}
@@ -71,7 +72,7 @@ def there(cluster: StorageCluster, target: int) -> set[int]:
 def evict_down_to(cluster: StorageCluster, values: int) -> None:
     limit_to(cluster, values)
     cluster.call(cluster.nodes[0].target.values.background)
-    eventually(lambda: len(there(cluster, 1)) <= values)
+    eventually(lambda: len(there_at(cluster, 1)) <= values)
 
 
 def test_a_value_read_at_the_tail_only_outlives_one_that_nobody_read(
@@ -81,11 +82,11 @@ def test_a_value_read_at_the_tail_only_outlives_one_that_nobody_read(
     assert results["code"].tolist() == [Code.OK] * 2
     eventually(lambda: counts(three, 1).heard == 2)
     evict_down_to(three, 3)
-    assert there(three, 1) == there(three, 3) == {0, 2, 9}
+    assert there_at(three, 1) == there_at(three, 3) == {0, 2, 9}
     evict_down_to(three, 2)
-    assert there(three, 1) == {0, 2}
+    assert there_at(three, 1) == {0, 2}
     evict_down_to(three, 1)
-    assert there(three, 1) == {2}, "the first of a batch counts as used last"
+    assert there_at(three, 1) == {2}, "the first of a batch counts as used last"
 
 
 def test_what_a_client_read_by_itself_at_a_middle_replica_is_told_to_the_head_too(
@@ -97,7 +98,21 @@ def test_what_a_client_read_by_itself_at_a_middle_replica_is_told_to_the_head_to
     three.request(2, dataplane.USED, items.tobytes())
     eventually(lambda: counts(three, 1).heard == 1)
     evict_down_to(three, 2)
-    assert there(three, 1) == {1, 9}
+    assert there_at(three, 1) == {1, 9}
+
+
+def test_to_be_asked_for_beside_a_value_that_is_being_removed_is_no_use(
+    three: StorageCluster,
+) -> None:
+    """Such a batch is answered piece by piece, as reads are."""
+    three.read([(2, 0, BYTES), (0, 0, BYTES)], 1, owner=NAMESPACE_FIRST)
+    values = three.nodes[0].target.values
+    chunks = [chunk_id(NAMESPACE_FIRST, slot) for slot in range(10)]
+    there = [ReadResult(Code.OK)] * 10
+    three.call(lambda: values.read([Piece(chunk, 0, 0) for chunk in chunks], there))
+    assert (counts(three, 1).found, counts(three, 1).hits) == (10, 2)
+    evict_down_to(three, 2)
+    assert there_at(three, 1) == {0, 2}
 
 
 def test_uses_are_counted_where_they_were_and_nowhere_else(three: StorageCluster) -> None:
