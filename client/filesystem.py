@@ -213,7 +213,7 @@ class MountedFileSystem(MountedFiles):
             ),
         )
         entry = self._entry(inode)
-        return entry, self._opened(inode, session, writer=mode.write, append=mode.append)
+        return entry, self._opened(inode, session, mode)
 
     def readlink(self, inode: InodeId) -> str:
         """A target never changes: what is remembered is good however old it is."""

@@ -44,17 +44,20 @@ class OpenMode:
         self.truncate = bool(flags & os.O_TRUNC)
         self.exclusive = bool(flags & os.O_EXCL)
         self.append = self.write and bool(flags & os.O_APPEND)
+        self.sync = bool(flags & os.O_DSYNC)  # which is part of O_SYNC
 
 
 class MountedFile:
     """What a file handle stands for."""
 
-    __slots__ = ("ahead", "attached", "handle", "inode", "told")
+    __slots__ = ("ahead", "attached", "handle", "inode", "sync", "told")
 
-    def __init__(self, inode: InodeId, handle: Handle, ahead: ReadAhead) -> None:
+    def __init__(self, inode: InodeId, handle: Handle, ahead: ReadAhead, *, sync: bool) -> None:
+        """``sync``: every write is to be synced here."""
         self.inode = inode
         self.handle = handle
         self.ahead = ahead
+        self.sync = sync
         self.attached = 0  # rings that go past the mount
         self.told: set[int] = set()  # owners of descriptors that were told of bytes that are lost
 
@@ -91,22 +94,21 @@ class MountedFiles:
         except Fs3Error:
             self._context.abandon([(inode, session)])
             raise
-        writer = mode.write or mode.truncate
-        return self._opened(opened, session, writer=writer, append=mode.append)
+        return self._opened(opened, session, mode)
 
     def _flush_inode(self, inode: InodeId) -> None:
         opened = self._context.files.find(inode)
         if opened is not None:
             opened.settle()
 
-    def _opened(self, inode: Inode, session: int, *, writer: bool, append: bool) -> OpenFile:
+    def _opened(self, inode: Inode, session: int, mode: OpenMode) -> OpenFile:
         """A handle. The kernel keeps its pages if nobody but this mount changed the data.
 
         O_APPEND goes past the page cache: there the kernel would keep the bytes where it believes
         the end is, and cut one write in two at the border of a page that it has not read, so that
-        somebody else's could come between.
+        somebody else's could come between. There it asks for no sync after each write, either.
         """
-        handle = self._context.hold(inode, session, writer=writer)
+        handle = self._context.hold(inode, session, writer=mode.write or mode.truncate)
         self._nodes.learn(inode)
         opened, node = handle.opened, self._nodes.find(inode.inode)
         if opened.known_version < 0 and node is not None:
@@ -115,8 +117,9 @@ class MountedFiles:
         opened.known_version = inode.version
         number = next(self._numbers)
         ahead = ReadAhead(opened, self._context.files.buffers)
-        self._files[number] = MountedFile(inode.inode, handle, ahead)
-        return OpenFile(number, keep_cache=keep_cache, direct_io=append)
+        sync = mode.append and mode.sync
+        self._files[number] = MountedFile(inode.inode, handle, ahead, sync=sync)
+        return OpenFile(number, keep_cache=keep_cache, direct_io=mode.append)
 
     def _file(self, handle: int) -> MountedFile:
         file = self._files.get(handle)
@@ -194,6 +197,8 @@ class MountedFiles:
             opened.append(data, file.handle.session)
         else:
             opened.write(offset, data, file.handle.session)
+        if file.sync:
+            opened.sync(file.handle.session)
         return len(data)
 
     def _without_privileges(self, inode: Inode) -> Inode:

@@ -231,6 +231,20 @@ def test_appends_pass_the_page_cache_by(mount):
     assert mount.fs.create(ROOT_INODE, "g", 0o644, made, ROOT)[1].direct_io
 
 
+@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
+def test_a_synchronous_append_is_on_stable_storage_when_it_returns(mount, cluster, flag):
+    """Of other files the kernel asks for a sync after each write; not past its page cache."""
+    made = os.O_CREAT | os.O_WRONLY | os.O_APPEND | flag
+    created = mount.fs.create(ROOT_INODE, "log", 0o644, made, ROOT)[1].handle
+    opened = mount.open("log", os.O_WRONLY | os.O_APPEND | flag).handle
+    plain = mount.open("log", os.O_WRONLY | os.O_APPEND).handle
+    for handle, syncs in [(created, True), (opened, True), (plain, False)]:
+        for synced in cluster.synced.values():
+            synced.clear()
+        mount.write(handle, 0, b"record", append=True)
+        assert any(cluster.synced.values()) == syncs
+
+
 def test_appends_of_two_mounts_go_one_behind_the_other(mount, other):
     mount.put("f", b"")
     mine = mount.open("f", os.O_WRONLY | os.O_APPEND).handle
