@@ -11,12 +11,15 @@ is asked for once more: a file that was removed meanwhile is an error, not zeros
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fs3 import dataplane
+from fs3.core.layout import Layout
 from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
 from fs3.types import Credentials, FileKind, Inode
@@ -37,6 +40,7 @@ Column = NDArray[np.int64]
 _CHUNK_ID = np.dtype([("owner", ">u8"), ("slot_high", ">u8"), ("slot", ">u8")])
 _READ_BIT, _WRITE_BIT = 4, 2
 _NOTHING = memoryview(b"")
+_KIND, _PLAIN = attrgetter("format", "ndim", "readonly"), ("B", 1, False)
 
 
 class Ranges(NamedTuple):
@@ -50,20 +54,21 @@ class Ranges(NamedTuple):
 
 def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
     """The pieces of all ranges, in order; of which range each is, and where in it it begins."""
-    inodes, files = ranges.inodes, ranges.files
+    inodes, file = ranges.inodes, ranges.files
     layouts = [inode.layout for inode in inodes]
-    chunk_bytes = np.array([layout.chunk_bytes for layout in layouts], np.int64)[files]
-    first = ranges.offsets // chunk_bytes
-    ends = ranges.offsets + ranges.lengths
-    counts = np.where(ranges.lengths > 0, (ends - 1) // chunk_bytes + 1 - first, 0)
-    if (counts == 1).all():  # the common case, at half the price
-        of_range, begins = np.arange(len(files)), np.zeros(len(files), np.int64)
-        file, index, size = files, first, chunk_bytes
-        starts, stops = ranges.offsets, ends
+    sizes = np.array([layout.chunk_bytes for layout in layouts], np.int64)
+    size = sizes[file]
+    index = ranges.offsets // size
+    starts, ends = ranges.offsets, ranges.offsets + ranges.lengths
+    borders = (index + 1) * size
+    if bool(ranges.lengths.all()) and bool((ends <= borders).all()):  # the common case
+        of_range, begins = np.arange(len(file)), np.zeros(len(file), np.int64)
+        stops = ends
     else:
-        of_range = np.repeat(np.arange(len(files)), counts)
+        counts = np.where(ranges.lengths > 0, (ends - 1) // size + 1 - index, 0)
+        of_range = np.repeat(np.arange(len(file)), counts)
         nth = np.arange(len(of_range)) - np.repeat(np.cumsum(counts) - counts, counts)
-        file, index, size = files[of_range], first[of_range] + nth, chunk_bytes[of_range]
+        file, index, size = file[of_range], index[of_range] + nth, size[of_range]
         starts = np.maximum(ranges.offsets[of_range], index * size)
         stops = np.minimum(ends[of_range], (index + 1) * size)
         begins = starts - ranges.offsets[of_range]
@@ -73,12 +78,18 @@ def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
     ids["owner"] = np.array([i.inode for i in inodes], np.uint64)[file]
     ids["slot"] = index
     items["chunk"] = ids.view("V24")
-    widths = np.array([len(layout.chains) for layout in layouts], np.int64)
-    chains = np.array([c for layout in layouts for c in layout.chains], np.uint32)
-    items["chain"] = chains[(np.cumsum(widths) - widths)[file] + index % widths[file]]
+    items["chain"] = _chains_of(layouts, file, index)
     items["offset"] = starts - index * size
     items["length"] = stops - starts
     return items, of_range, begins
+
+
+def _chains_of(layouts: Sequence[Layout], file: Column, index: Column) -> NDArray[np.uint32]:
+    """Of the chunk of this index of each file."""
+    widths = np.array([len(layout.chains) for layout in layouts], np.int64)
+    chains = np.fromiter(chain.from_iterable([x.chains for x in layouts]), np.uint32)
+    found: NDArray[np.uint32] = chains[(np.cumsum(widths) - widths)[file] + index % widths[file]]
+    return found
 
 
 def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[memoryview]:
@@ -86,18 +97,19 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
     asked = list(requests)
     if not asked:
         return []
-    files, paths, opened = _distinct([request[0] for request in asked])
+    keys, starts, wanted = zip(*asked, strict=True)
+    files, paths, opened = _distinct(keys)
     held = [inode for file in opened if (inode := file.opened) is not None]
     if len(held) < len(opened):
         raise ValueError("I/O operation on closed file")
     inodes = [inode.view() for inode in held]
     if paths:
         inodes += _resolve(context, paths, _READ_BIT)
-    offsets = np.array([request[1] for request in asked], np.int64)
-    if (offsets < 0).any():
+    offsets = np.array(starts, np.int64)
+    if offsets.min() < 0:
         raise Fs3Error(Code.INVALID, f"offset {int(offsets.min())} is not allowed: 0 or more is")
     ends = np.array([i.length_bytes for i in inodes], np.int64)[files]
-    lengths, buffers = _buffers([request[2] for request in asked], ends - offsets)
+    lengths, buffers = _buffers(wanted, ends - offsets)
     for place in [place for place, inode in enumerate(held) if inode.dirty]:
         _send_gathered(held[place], offsets[files == place], lengths[files == place])
     items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
@@ -187,18 +199,14 @@ def _indices(items: Items, inode: InodeId) -> set[int]:
 
 def _distinct(keys: Sequence[Path | File]) -> tuple[Column, list[str], list[File]]:
     """Each different file once, the open ones first; per request, which of them it means."""
-    opened: dict[int, tuple[int, File]] = {}
-    paths: dict[Any, int] = {}
-    numbers = []
-    for key in keys:
-        if isinstance(key, File):
-            number = opened.setdefault(id(key), (len(opened), key))[0]
-        else:
-            number = -1 - paths.setdefault(key, len(paths))
-        numbers.append(number)
-    files = np.array(numbers, np.int64)
-    files[files < 0] = len(opened) - 1 - files[files < 0]
-    return files, [plain(path) for path in paths], [file for _, file in opened.values()]
+    found = dict.fromkeys(keys)
+    opened = [key for key in found if isinstance(key, File)]
+    paths: list[Any] = []
+    if len(opened) < len(found):
+        paths = [key for key in found if not isinstance(key, File)]
+    places = dict(zip([*opened, *paths], count(), strict=False))
+    files = np.array(list(map(places.__getitem__, keys)), np.int64)
+    return files, [plain(path) for path in paths], opened
 
 
 def _resolve(context: ClientContext, paths: list[str], bit: int) -> list[Inode]:
@@ -251,15 +259,13 @@ def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryvi
     ``rest``: how far each file goes on behind the offset asked for; nothing is longer.
     """
     rest = np.maximum(rest, 0)
-    if not any(isinstance(want, int) for want in wanted):
+    if set(map(type, wanted)) == {memoryview} and set(map(_KIND, wanted)) == {_PLAIN}:
+        lengths = np.array(list(map(len, wanted)), np.int64)
+        if bool((lengths <= rest).all()):
+            return lengths, list(wanted)
+    if not any([isinstance(want, int) for want in wanted]):
         found = [
-            want
-            if type(want) is memoryview
-            and want.format == "B"
-            and not want.readonly
-            and want.ndim == 1
-            and len(want) <= room
-            else _writable(at, want, room)
+            _writable(at, want, room)
             for at, (want, room) in enumerate(zip(wanted, rest.tolist(), strict=True))
         ]
         return np.array(list(map(len, found)), np.int64), found

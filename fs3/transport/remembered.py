@@ -197,7 +197,7 @@ class Remembered:
         except KeyError:
             return None
         chosen = np.array(slots, np.int64)
-        entries = self._entries[chosen]
+        entries = self._entries.take(chosen)
         return Found(items, chosen, entries, list(set(entries["stamps"].tolist())))
 
     def serving(self, found: Found, now_ms: NowMs) -> bool:
@@ -209,15 +209,14 @@ class Remembered:
 
     def standing(self, found: Found) -> bool:
         """Is all of it still so? What is not is forgotten. To be asked when all has been read."""
-        gone: list[int] = []
         slots, entries = found.slots, found.entries
+        stamps, rows, noted = entries["stamps"], entries["row"], entries["stamp"]
+        gone: list[int] = []
         for number in found.numbers:
-            if len(found.numbers) > 1:
-                mine = found.entries["stamps"] == number
-                slots, entries = found.slots[mine], found.entries[mine]
-            stands = self._views[number].standing(entries["row"], entries["stamp"])
+            mine = stamps == number if len(found.numbers) > 1 else slice(None)
+            stands = self._views[number].standing(rows[mine], noted[mine])
             if not stands.all():
-                gone += slots[~stands].tolist()
+                gone += slots[mine][~stands].tolist()
         self.forget(gone)
         return not gone
 
@@ -294,8 +293,8 @@ class Remembered:
         found = self.find(items)
         if found is None:
             return False
-        asked = set(zip(found.entries["stamps"].tolist(), items["chain"].tolist(), strict=True))
-        for number, chain in asked:
+        asked = found.entries["stamps"].astype(np.int64) << 32 | items["chain"]
+        for number, chain in [divmod(both, 1 << 32) for both in set(asked.tolist())]:
             if not self._views[number].serves(served_word(chain, versions(chain)), now_ms):
                 return False
         pieces = self.pieces(found)
