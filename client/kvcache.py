@@ -35,7 +35,8 @@ from fs3.routing import Routing
 from .channels import UpdateChannels
 from .kv_administration import find_namespace, node_stats, remove_all, total
 from .kv_buffers import Parts, Registered, lengths_of, parts_of
-from .kvdata import Gets, Items, Job, KvData, Lookups, Updates
+from .kv_jobs import Gets, Items, Job, Lookups, Updates
+from .kvdata import KvData
 
 if TYPE_CHECKING:
     import asyncio

@@ -251,8 +251,8 @@ class LocalConnection(DataConnection):
         self, items: NDArray[Any], parts: Sequence[memoryview], versions: Callable[[int], int]
     ) -> bool:
         """See :class:`ClientConnection`."""
-        read = self._remembered.read(items, parts, versions, _CLOCK.monotonic_ms)
-        if not read or self._is_gone():
+        now_ms = _CLOCK.monotonic_ms
+        if not self._reads_here(lambda known: known.read(items, parts, versions, now_ms)):
             return False
         self._note_use(items.view(np.uint8).data)
         return True
@@ -261,12 +261,19 @@ class LocalConnection(DataConnection):
         self, chunk: bytes, served: int, offset: int, parts: Sequence[memoryview]
     ) -> bool:
         """See :class:`ClientConnection`."""
-        read = self._remembered.read_piece(chunk, served, offset, parts, _CLOCK.monotonic_ms)
-        if not read or self._is_gone():
+        now_ms = _CLOCK.monotonic_ms
+        if not self._reads_here(lambda k: k.read_piece(chunk, served, offset, parts, now_ms)):
             return False
         if is_value(ChunkId(chunk)):
             self._note_use(dataplane.ITEM.pack(chunk, served >> 32, 0, 0, 0))
         return True
+
+    def _reads_here(self, read: Callable[[Remembered], bool]) -> bool:
+        try:
+            return read(self._remembered) and not self._is_gone()
+        except Fs3Error as error:  # what the server said makes no sense
+            self._die(error)
+            return False
 
     def _note_use(self, items: Buffer) -> None:
         if self._uses.note(items):

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from fs3.compiled import IN_MEMORY, PIECE_OF_PARTS, Failure, read_pieces
+from fs3.compiled import IN_MEMORY, PIECE_OF_PARTS, Buffer, Failure, read_pieces
 from fs3.dataplane import FILE_NONE
 from fs3.errors import Code, Fs3Error
 
@@ -71,7 +71,9 @@ class LocatedReader:
             raise Fs3Error(Code.PROTOCOL, detail) from None
         for name in _TAKEN_OVER:
             pieces[name] = places[name]
-        failures = read_into(parts, pieces)
+        if len(parts) != len(places):
+            pieces["more_parts"] = parts_per_piece(parts, places["length"]) - 1
+        failures = read_into(parts, pieces.view(np.uint8).data)
         for failure in failures:
             self._note(int(items[failure[0]]), places[failure[0]].item(), failure)
         return self._failures
@@ -96,15 +98,10 @@ class LocatedReader:
         self._failures[item] = (code, reason)
 
 
-def read_into(parts: Parts, pieces: Pieces) -> list[Failure]:
-    """Read pieces that have a length into a scatter list for all of them, and verify them.
-
-    Fs3Error PROTOCOL for pieces that make no sense, or do not fit the parts.
-    """
-    if len(parts) != len(pieces):
-        pieces["more_parts"] = parts_per_piece(parts, pieces["length"]) - 1
+def read_into(parts: Parts, pieces: Buffer) -> list[Failure]:
+    """:func:`read_pieces` of what a server has told; Fs3Error PROTOCOL if that makes no sense."""
     try:
-        return read_pieces(pieces.view(np.uint8).data, parts, True)
+        return read_pieces(pieces, parts, True)
     except ValueError as error:
         raise Fs3Error(Code.PROTOCOL, f"places that make no sense: {error}") from error
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from fs3 import dataplane
 from fs3.checksum import CHECKSUM_BLOCK_BYTES, Crcs, combine_blocks
-from fs3.compiled import PIECE_OF_PARTS, read_pieces
+from fs3.compiled import PIECE_OF_PARTS
 from fs3.core.stamps import StampView, served_word
 from fs3.dataplane import ReadItem
 from fs3.errors import Code, Fs3Error
-from fs3.transport.located import PIECES, Pieces, read_into
+from fs3.transport.located import PIECES, Pieces, parts_per_piece, read_into
 
 CHUNKS_MAX = 1 << 14
 CRCS_MAX = 1 << 20  # of all these chunks: 4 MiB
@@ -252,7 +252,9 @@ class Remembered:
         if not pieces["length"].all():
             there = np.flatnonzero(pieces["length"])
             pieces, slots = pieces[there], slots[there]
-        failures = read_into(parts, pieces)
+        if len(parts) != len(pieces):
+            pieces["more_parts"] = parts_per_piece(parts, pieces["length"]) - 1
+        failures = read_into(parts, pieces.view(np.uint8).data)
         self.forget([int(slots[failure[0]]) for failure in failures])
         return self.standing(found) and not failures
 
@@ -317,7 +319,7 @@ class Remembered:
         piece = self._piece(facts, offset, length, len(parts) - 1)
         if piece is None or not facts.view.serves(served, now_ms):
             return False
-        if read_pieces(piece, parts, True) or not facts.view.stands(facts.row, facts.stamp):
+        if read_into(parts, piece) or not facts.view.stands(facts.row, facts.stamp):
             self.forget([slot])
             return False
         return True
@@ -344,7 +346,7 @@ class Remembered:
             slots.append(slot)
             known.append(facts)
             records.append(piece)
-        wrong = [slots[failure[0]] for failure in read_pieces(b"".join(records), buffers, True)]
+        wrong = [slots[failure[0]] for failure in read_into(buffers, b"".join(records))]
         wrong += [
             slot
             for slot, facts in zip(slots, known, strict=True)

@@ -18,7 +18,7 @@ from fs3.errors import Code
 from fs3.storageserver.chunkstore.interface import Piece
 from fs3.storageserver.localport import LocalPort
 from fs3.storageserver.settings import LocalSettings
-from fs3.transport import located, remembered
+from fs3.transport import located
 from fs3.transport.client import drive
 from fs3.transport.local import LocalConnection
 
@@ -177,17 +177,14 @@ class PieceReader(BatchReader):
 
 def before_reading(reader: Reader, action: Any) -> None:
     """Do something once, when places are known and nothing has been read."""
-    modules = located, remembered
     plain = located.read_pieces
 
     def late(*arguments: Any) -> Any:
-        for module in modules:
-            module.read_pieces = plain
+        located.read_pieces = plain
         action()
         return plain(*arguments)
 
-    for module in modules:
-        module.read_pieces = late
+    located.read_pieces = late
 
 
 def fill(cluster: StorageCluster, first_slot: int, count: int, size: int) -> None:

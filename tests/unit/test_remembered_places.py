@@ -30,7 +30,7 @@ from fs3.core.stamps import STAMPS_BYTES
 from fs3.core.types import PublicState, chunk_id
 from fs3.errors import Code
 from fs3.storageserver.chunkstore.interface import StageRequest
-from fs3.transport import local
+from fs3.transport import local, located
 from fs3.transport.client import DataConnection
 from fs3.transport.local import LocalConnection
 
@@ -108,6 +108,28 @@ def test_what_was_read_once_is_read_again_without_sending_anything(cluster, read
     for piece in PIECES:
         assert reader.read(piece) == expected([piece], contents)
     assert asks(sent) == 0
+
+
+def test_who_tells_of_places_that_make_no_sense_is_not_listened_to_any_more(
+    cluster, reader, monkeypatch
+):
+    cluster.write(0, PATTERN[:50_000])
+    assert reader.read((0, 0, 10)) == [PATTERN[:10]]
+
+    def refuse(*_: Any) -> Any:
+        raise ValueError("piece 0 ends behind what a file can hold")
+
+    monkeypatch.setattr(located, "read_pieces", refuse)
+    if isinstance(reader, BatchReader):
+        assert not reader.read_here([(0, 0, 10)], [memoryview(bytearray(10))], cluster.version)
+    else:
+        reader.send((0, 0, 10))
+        done = reader.finish()
+        assert done.error is not None
+        assert "make no sense" in done.error.detail
+    assert reader.connection.dead
+    assert reader.connection.error is not None
+    assert reader.connection.error.code is Code.PROTOCOL
 
 
 def test_pieces_at_and_behind_the_end_are_short_as_ever(cluster, reader, sent):
