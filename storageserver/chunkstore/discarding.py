@@ -32,7 +32,7 @@ def discard_chunks(
     if not gone or not write([(CHUNK_PREFIX + chunk, None) for chunk in gone]):
         return []
     rows, versions = index.remove_all(gone)
-    # Rows and blocks are let go when the index shows the chunks no more: see store.py.
+    # Rows and blocks are let go when the index shows the chunks no more: see publishing.py.
     readers.retire(lambda _, rows: index.release_rows(rows), 0, rows.tolist())
     epochs.discarded(gone, versions)
     return gone

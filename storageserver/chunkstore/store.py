@@ -54,6 +54,7 @@ from .interface import (
     Verified,
 )
 from .locating import Locating
+from .publishing import Publisher
 from .punching import Punching
 from .reading import Reader
 from .records import (
@@ -62,13 +63,11 @@ from .records import (
     OPEN_KEY,
     Pending,
     Version,
-    channel_key,
     chunk_key,
-    encode_channel,
     encode_chunk,
 )
 from .recovery import WATERMARK_FILE, check_watermark, open_records, recover
-from .scanning import channel_record, last_chunk, scan_channels, scan_chunks, verify_chunks
+from .scanning import last_chunk, scan_channels, scan_chunks, verify_chunks
 from .shared import SharedStamps
 from .staging import Stager
 
@@ -117,6 +116,16 @@ class DiskChunkStore(Locating):
         self._flusher = Flusher(
             self._lock, self._epochs, self._data, self._records, self._health, watermark
         )
+        self._publisher = Publisher(
+            self._index,
+            self._allocator,
+            self._readers,
+            self._epochs,
+            self._records,
+            self._flusher,
+            self._health,
+            self._settings.channels_max,
+        )
 
     # -- what the core asks ------------------------------------------------------------------------
 
@@ -156,14 +165,14 @@ class DiskChunkStore(Locating):
             operations: list[Operation] = []
             for update in updates:
                 if update.chunk in staged:  # a batch has one record per chunk: end it here
-                    self._publish_staged(staged, operations)
+                    self._publisher.publish_staged(staged, operations)
                     staged, operations = {}, []
                 result, pending, records = self._stage_one(update)
                 results.append(result)
                 if pending is not None:
                     staged[update.chunk] = pending
                     operations += records
-            self._publish_staged(staged, operations)
+            self._publisher.publish_staged(staged, operations)
             return results if self._health.failed is None else [self._refusal()] * len(updates)
 
     def _stage_one(
@@ -187,7 +196,7 @@ class DiskChunkStore(Locating):
         return StageResult(Code.OK, version.length, version.checksum), pending, operations
 
     def _write_data(self, update: StageRequest) -> tuple[Version, list[Operation]]:
-        base = self._committed(update.chunk)
+        base = self._publisher.committed(update.chunk)
         if update.kind is UpdateKind.REPLACE:
             base = NO_VERSION
         if update.version <= base.version:
@@ -198,24 +207,6 @@ class DiskChunkStore(Locating):
         pending = self._index.pendings.get(update.chunk)
         return self._stager.stage(base, pending.version if pending else NO_VERSION, update)
 
-    def _publish_staged(self, staged: dict[ChunkId, Pending], operations: list[Operation]) -> None:
-        """Records, then memory. If the disk fails the staged versions are let go."""
-        index = self._index
-        before = {chunk: self._committed(chunk) for chunk in staged}
-        for chunk, pending in staged.items():
-            undo = self._epochs.undo_of(chunk, before[chunk])
-            operations.append((chunk_key(chunk), encode_chunk(before[chunk], pending, undo)))
-        if not self._write(operations):
-            for pending in staged.values():
-                self._allocator.release(pending.version.size_class, pending.version.block)
-            return
-        for chunk, pending in staged.items():
-            old = index.pendings.get(chunk)
-            index.put(chunk, before[chunk], pending)
-            self._let_go(old)
-            if pending.tag:
-                index.note_pending(pending.tag, channel_record(chunk, pending, pending=True))
-
     def create(self, updates: Sequence[StageRequest]) -> list[StageResult]:
         """Store chunks that are not there yet, committed, in one batch."""
         with self._lock:
@@ -224,8 +215,8 @@ class DiskChunkStore(Locating):
                 self._index,
                 self._allocator,
                 stage=self._stage_one,
-                keep_channel=self._keep_channel,
-                write=self._write,
+                keep_channel=self._publisher.keep_channel,
+                write=self._publisher.write,
             )
             return results if self._health.failed is None else [self._refusal()] * len(updates)
 
@@ -242,58 +233,27 @@ class DiskChunkStore(Locating):
                     ready[chunk] = pending.version._replace(chain_version=chain_version), pending
                     codes.append(Code.OK)
                 else:
-                    known = number <= self._committed(chunk).version
+                    known = number <= self._publisher.committed(chunk).version
                     codes.append(Code.OK if known else Code.NO_CHUNK)
-            self._publish_commits(ready)
+            self._publisher.publish_commits(ready)
             return codes if self._health.failed is None else [Code.DISK] * len(commits)
-
-    def _publish_commits(self, ready: dict[ChunkId, tuple[Version, Pending]]) -> None:
-        operations: list[Operation] = []
-        undos: dict[ChunkId, tuple[Version, ...]] = {}
-        for chunk, (version, pending) in ready.items():
-            undos[chunk] = undo = self._epochs.new_undo(chunk, self._committed(chunk))
-            value = None if pending.removed else encode_chunk(version, None, undo)
-            operations.append((chunk_key(chunk), value))
-            if pending.tag:
-                record = channel_record(chunk, pending, pending=False)
-                self._keep_channel(pending.tag[:2], record, operations)
-        if not self._write(operations):
-            return
-        for chunk, (version, pending) in ready.items():
-            if pending.tag:
-                self._index.forget_pending(pending.tag)
-            self._replace(chunk, None if pending.removed else version, None, undos[chunk])
 
     def drop(self, chunks: Sequence[ChunkId]) -> None:
         """Forget pending versions."""
         with self._lock:
-            operations: list[Operation] = []
-            dropped: dict[ChunkId, Version] = {}
-            for chunk in chunks:
-                if chunk in self._index.pendings:
-                    dropped[chunk] = committed = self._committed(chunk)
-                    undo = self._epochs.undo_of(chunk, committed)
-                    value = encode_chunk(committed, None, undo) if committed.version else None
-                    operations.append((chunk_key(chunk), value))
-            if not self._write(operations):
-                return
-            for chunk, committed in dropped.items():
-                pending = self._index.pendings[chunk]
-                if committed.version:
-                    self._index.put(chunk, committed, None)
-                else:
-                    self._replace(chunk, None, None, ())
-                self._let_go(pending)
+            self._publisher.drop(chunks)
 
     def discard(self, chunks: Sequence[ChunkId]) -> list[ChunkId]:
         """Remove committed chunks that have no pending version, in one batch."""
         with self._lock:
-            return discard_chunks(chunks, self._index, self._epochs, self._readers, self._write)
+            return discard_chunks(
+                chunks, self._index, self._epochs, self._readers, self._publisher.write
+            )
 
     def restore(self, chunk: ChunkId, version: ChunkVersion, content: memoryview) -> Code:
         """Store the bytes of the committed version anew, in a fresh block."""
         with self._lock:
-            old = self._committed(chunk)
+            old = self._publisher.committed(chunk)
             if version != old.version or not version:
                 return Code.STALE_UPDATE
             if len(content) != old.length:
@@ -308,63 +268,15 @@ class DiskChunkStore(Locating):
             pending = self._index.pendings.get(chunk)
             undo = self._epochs.new_undo(chunk, old)
             operations.append((chunk_key(chunk), encode_chunk(made, pending, undo)))
-            if not self._write(operations):
+            if not self._publisher.write(operations):
                 return Code.DISK
-            self._replace(chunk, made, pending, undo)
+            self._publisher.replace(chunk, made, pending, undo)
             return Code.OK
 
     def put_channels(self, channels: Sequence[Channel]) -> None:
         """Take over channel records, unless a newer sequence is known."""
         with self._lock:
-            operations: list[Operation] = []
-            for client, channel, record in channels:
-                if self._index.channels.get((client, channel)) != record:  # most are known
-                    self._keep_channel((client, channel), record, operations)
-            self._write(operations)
-
-    def _keep_channel(
-        self, key: tuple[int, int], record: ChannelRecord, operations: list[Operation]
-    ) -> None:
-        """Remember ``record``, unless a newer is known; who was unused longest makes room."""
-        if not self._index.is_newest(key, record):
-            return
-        channels = self._index.channels
-        channels.pop(key, None)  # to the end of the order
-        channels[key] = record
-        operations.append((channel_key(*key), encode_channel(record, self._epochs.current)))
-        if len(channels) > self._settings.channels_max:
-            oldest = next(iter(channels))
-            del channels[oldest]
-            operations.append((channel_key(*oldest), None))
-
-    def _committed(self, chunk: ChunkId) -> Version:
-        return self._index.version(chunk) or NO_VERSION
-
-    # A block is let go when the index shows it no more: whoever begins to read in between must not
-    # find it, for nobody waits for a reader that came after.
-
-    def _replace(
-        self,
-        chunk: ChunkId,
-        version: Version | None,
-        pending: Pending | None,
-        undo: tuple[Version, ...],
-    ) -> None:
-        """Show a new committed version (None: the chunk is gone), then let the old one go."""
-        old = self._committed(chunk)
-        if version is None:
-            row = self._index.remove(chunk)
-            self._readers.retire(lambda _, rows: self._index.release_rows(rows), 0, (row,))
-        else:
-            self._index.put(chunk, version, pending)
-        self._epochs.replaced(chunk, old, version, undo)
-
-    def _let_go(self, pending: Pending | None) -> None:
-        """A pending version's block and channel, when the index has another one, or none."""
-        if pending is not None:
-            self._allocator.release(pending.version.size_class, pending.version.block)
-            if pending.tag:
-                self._index.forget_pending(pending.tag)
+            self._publisher.put_channels(channels)
 
     # -- reads -------------------------------------------------------------------------------------
 
@@ -464,16 +376,6 @@ class DiskChunkStore(Locating):
             self._records.close()
 
     # -- helpers -----------------------------------------------------------------------------------
-
-    def _write(self, operations: list[Operation]) -> bool:
-        """One atomic batch; False if the disk failed, now or before."""
-        if self._health.failed is None and operations:
-            self._flusher.changed = True
-            try:
-                self._records.write(operations)
-            except OSError as error:
-                self._health.fail(error)
-        return self._health.failed is None
 
     def _grow(self, size_class: int) -> tuple[int, bool]:
         return self._data.grow(size_class)

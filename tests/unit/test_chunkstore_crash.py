@@ -21,6 +21,7 @@ from fs3.errors import Code, Fs3Error
 from fs3.storageserver.chunkstore.datafiles import ChunkStoreSettings, DataFiles
 from fs3.storageserver.chunkstore.epochs import Epochs
 from fs3.storageserver.chunkstore.interface import Commit, Piece, StageRequest
+from fs3.storageserver.chunkstore.publishing import Publisher
 from fs3.storageserver.chunkstore.records import NO_VERSION
 from fs3.storageserver.chunkstore.staging import Stager
 from fs3.storageserver.chunkstore.store import DiskChunkStore
@@ -401,13 +402,13 @@ def undo_blocks_are_not_held(monkeypatch):
 
 
 def a_commit_makes_a_version_of_its_own_epoch(monkeypatch):
-    publish = DiskChunkStore._publish_commits
+    publish = Publisher.publish_commits
 
     def publish_as_new(self, ready):
         epoch = self._epochs.current
         publish(self, {c: (v._replace(epoch=epoch), p) for c, (v, p) in ready.items()})
 
-    monkeypatch.setattr(DiskChunkStore, "_publish_commits", publish_as_new)
+    monkeypatch.setattr(Publisher, "publish_commits", publish_as_new)
 
 
 def discarded_blocks_are_not_held(monkeypatch):
