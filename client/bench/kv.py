@@ -121,6 +121,14 @@ def _limits(cell: _Cell, tcp: Any, rounds: int) -> Iterator[Line]:  # noqa: ANN4
             np.copyto(room, value)
         return 0
 
+    # As many bytes as a round of gets: no cache holds them all, as none holds what gets copy.
+    cold = np.ones((cell.calls, cell.batch, cell.value_bytes), np.uint8)
+
+    def copy_cold(number: int) -> int:
+        for room, value in zip(cell.rooms, cold[number % cell.calls], strict=True):
+            np.copyto(room, value)
+        return 0
+
     def fetch(_: int) -> int:
         tcp.fetch(rooms)
         return 0
@@ -131,6 +139,7 @@ def _limits(cell: _Cell, tcp: Any, rounds: int) -> Iterator[Line]:  # noqa: ANN4
 
     for who, operation, call in (
         ("memcpy", "get", copy),
+        ("memcpy cold", "get", copy_cold),
         ("tcp", "get", fetch),
         ("tcp", "put", push),
     ):

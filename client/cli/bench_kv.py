@@ -60,6 +60,8 @@ def kv(
     """Measure the KV cache in a namespace of its own, which is dropped afterwards.
 
     memcpy and a bare loopback TCP connection are measured in the same run: what is possible here.
+    "memcpy" copies one batch over and over, which may stay in the processor's caches, "memcpy cold"
+    as many different bytes as the gets read.
     Every byte that a get brings is compared. Values that a storageserver took with it are counted
     as missed, and the bench goes on.
 
@@ -116,7 +118,7 @@ def _row(line: Line) -> str:
     rate = f"{line.gb_per_s:6.2f} GB/s" if line.gb_per_s else f"{line.keys_per_s:9,.0f} keys/s"
     what = f"{line.operation:7} {human_bytes(line.value_bytes):>9} x {line.batch:<4}"
     missed = f"  {line.misses:,} missed" if line.misses else ""
-    return f"{what} {line.who:10} {rate}  p50 {line.p50_us:9.0f} us{missed}"
+    return f"{what} {line.who:11} {rate}  p50 {line.p50_us:9.0f} us{missed}"
 
 
 def _show(lines: list[Line]) -> None:
