@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(params=["disk", "memory"])
 def store(request, tmp_path):
     """Each kind of chunk store, empty."""
-    from test_chunkstore import SETTINGS
+    from chunk_updates import SETTINGS
 
     from fs3.storageserver.chunkstore.files import Files
     from fs3.storageserver.chunkstore.memory import MemoryChunkStore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from test_chunkstore import SETTINGS, A, B, C, get, put, write
+from chunk_updates import SETTINGS, A, B, C, get, put, write
 
 from fs3.core.chunks import ChannelRecord, Tag
 from fs3.errors import Code

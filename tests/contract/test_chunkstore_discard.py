@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_chunkstore import SETTINGS, A, B, C, get, put, remove, write
+from chunk_updates import SETTINGS, A, B, C, get, put, remove, write
 
 from fs3.core.chunks import ChunkMeta, Tag
 from fs3.errors import Code
