@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from types import SimpleNamespace
 
 import pytest
 from fake_cluster import CHUNK_BYTES, fake_cluster, wait_until
@@ -84,6 +85,20 @@ def test_a_seek_ends_what_was_ahead(cluster, file):
         file.seek(at)
         assert file.read(READ) == content[at : at + READ]
     assert asked(cluster) - before <= 21
+
+
+def test_what_was_read_ahead_is_shown_for_a_second_and_no_longer(cluster, file, monkeypatch):
+    """Another client's write to a file that is being read, within what was read ahead."""
+    now_s = [1000.0]
+    monkeypatch.setattr(read_ahead, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    content = content_of(cluster, file)
+    assert file.read(READ) == content[:READ]
+    with cluster.client().open("/f", "r+b") as other:
+        other.write(b"new" * CHUNK_BYTES)
+    now_s[0] += 0.9 * read_ahead.WINDOW_AGE_S
+    assert file.read(READ) == content[READ : 2 * READ]
+    now_s[0] += 0.2 * read_ahead.WINDOW_AGE_S
+    assert file.read(READ) == (b"new" * READ)[2 * READ : 3 * READ]
 
 
 def test_a_failure_ahead_is_not_the_readers(cluster, file):
