@@ -17,6 +17,7 @@ from frame_peers import BIG, COUNT, ECHO, PATTERN
 from rdma_peers import Client, Server
 
 from fs3.transport.rdma import client as rdma_client
+from fs3.transport.rdma import regions
 from fs3.transport.rdma.flow import Permits
 from fs3.transport.rdma.link import Link, Shape
 from fs3.transport.rdma.messages import MessageKind, Prefix
@@ -249,3 +250,22 @@ def test_a_link_with_as_much_under_way_as_it_can_have_returns_credits_later(fabr
     assert (broken, done) == ([], ["all"])
     here.close()
     there.close()
+
+
+def test_memory_in_use_stays_registered_however_much_of_it_there_is(server, fabric, monkeypatch):
+    monkeypatch.setattr(regions, "KEPT_BYTES_MAX", 1 << 20)
+    client = Client(server)
+    size = 300_000
+    for _ in range(3):
+        parts = [np.frombuffer(PATTERN[n : n + size], np.uint8).copy() for n in range(10)]
+        room = [np.empty(size, np.uint8) for _ in range(10)]
+        request_id = next(client.ids)
+        client.room[request_id] = [memoryview(one) for one in room]
+        before = fabric.moved_bytes[Opcode.WRITE]
+        client.connection.send(ECHO, request_id, b"", [memoryview(part) for part in parts])
+        assert client.finish()[request_id].error is None
+        assert b"".join(room) == b"".join(parts)
+        assert fabric.moved_bytes[Opcode.WRITE] - before == 10 * size
+    kept = client.connection._opened.regions
+    assert kept.kept_bytes <= 4 << 20  # the server's one buffer of so much
+    client.connection.close()

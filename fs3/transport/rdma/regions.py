@@ -22,9 +22,25 @@ from fs3.errors import Code, Fs3Error
 from fs3.transport.rdma.messages import Segment
 from fs3.transport.rdma.verbs import Device, Region
 
-KEPT_BYTES_MAX = 4 << 30  # registered and kept; beyond it the longest unused ones go
+KEPT_BYTES_MAX = 4 << 30  # registered and kept; beyond it the longest unused ones go, those that
+# are in use when their transfers have ended
 WHOLE_BYTES_MAX = 256 << 20  # an owner larger than this is registered in parts, as they are used
 _SEGMENT_BYTES_MAX = 1 << 30  # what one work request moves at most, by the verbs' rules
+
+
+class _Shared:
+    """A registration, closed when neither the table nor a transfer has it any more."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self.address, self.length = region.address, region.length
+        self.local_key, self.remote_key = region.local_key, region.remote_key
+
+    def __del__(self) -> None:
+        self._region.close()
+
+    def close(self) -> None:
+        """Not before the others that have it."""
 
 
 class _Kept(NamedTuple):
@@ -60,9 +76,11 @@ class Lent(NamedTuple):
     segments: list[Segment]  # with the keys for the peer
     local: list[Segment]  # the same with the keys for work requests here
     temporary: list[Region]
+    kept: list[Region]
 
     def close(self) -> None:
         """The transfer is over. Idempotent."""
+        self.kept.clear()
         for region in self.temporary:
             region.close()
         self.temporary.clear()
@@ -135,10 +153,11 @@ class Regions:
 
         Fs3Error NO_SPACE if some of it cannot be registered.
         """
-        lent = Lent([], [], [])
+        lent = Lent([], [], [], [])
         try:
             for run, region in zip(runs, regions, strict=True):
                 if region is not None:
+                    lent.kept.append(region)
                     _add(lent, run.address, run.length, region)
                     continue
                 joined = run.joined()
@@ -193,7 +212,7 @@ class Regions:
         start = address_of(whole)
         if not start <= address or address + length > start + len(whole):
             return None
-        region = self._device.register(whole, remote=True)
+        region = _Shared(self._device.register(whole, remote=True))
         reference = weakref.ref(owner, lambda _: self._gone.append(key))
         self._kept[key] = _Kept(reference, region)
         self._kept_bytes += region.length
@@ -214,7 +233,6 @@ class Regions:
     def _close(self, key: int) -> None:
         kept = self._kept.pop(key)
         self._kept_bytes -= kept.region.length
-        kept.region.close()
 
 
 def _add(lent: Lent, address: int, length: int, region: Region) -> None:
