@@ -59,7 +59,8 @@ class MountedFile:
         self.ahead = ahead
         self.sync = sync
         self.attached = 0  # rings that go past the mount
-        self.told: set[int] = set()  # owners of descriptors that were told of bytes that are lost
+        # What owners of descriptors were told of bytes that are lost.
+        self.told: dict[int, Fs3Error] = {}
 
 
 class MountedFiles:
@@ -139,8 +140,8 @@ class MountedFiles:
             return
         file.handle.opened.settle()
         failure = file.handle.opened.failure(file.handle.session)
-        if failure is not None and owner not in file.told:
-            file.told.add(owner)
+        if failure is not None and file.told.get(owner) is not failure:
+            file.told[owner] = failure
             raise failure
 
     def release(self, handle: int, flock_owner: int | None) -> None:

@@ -304,6 +304,31 @@ def test_a_write_that_failed_is_told_by_flush_once(cluster, mount):
     mount.close(handle)
 
 
+def test_what_is_lost_after_a_write_has_told_of_earlier_losses_is_told_by_the_next_close(
+    cluster, mount
+):
+    _, handle = mount.create("f")
+
+    def refuse(*codes: Code) -> None:
+        for node in cluster.nodes.values():
+            node.refuse = list(codes)
+
+    mount.write(handle, 0, b"lost")
+    refuse(Code.NO_SPACE)
+    with pytest.raises(Fs3Error):
+        mount.fs.flush(handle, 7)  # one of several descriptors is closed
+    mount.fs.flush(handle, 7)  # told once
+    with pytest.raises(Fs3Error):
+        mount.write(handle, 0, b"refused, and told here")
+    mount.write(handle, 0, b"lost, too")
+    refuse(Code.NO_SPACE)
+    with pytest.raises(Fs3Error):
+        mount.fs.flush(handle, 7)
+    refuse()
+    mount.fs.flush(handle, 7)
+    mount.fs.release(handle, None)
+
+
 def test_many_threads_write_and_read_their_own_parts(mount):
     _, handle = mount.create("f")
     failures = []
