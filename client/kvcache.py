@@ -226,21 +226,22 @@ class KVCache:
         if self._pid != os.getpid():
             self._channels, self._pid = UpdateChannels(), os.getpid()
         done = np.zeros(len(keys), np.bool_)
+        end_s = time.monotonic() + self._deadline_ms / 1000
         for start in range(0, len(keys), dataplane.BATCH_ITEMS_MAX):
             part = slice(start, start + dataplane.BATCH_ITEMS_MAX)
             items = self._write_items(keys[part], bodies[part])
             items["kind"] = kind
             try:
-                channels, items["sequence"] = self._channels.take(
-                    len(items), self._deadline_ms / 1000
-                )
+                left_s = max(end_s - time.monotonic(), 0.0)
+                channels, items["sequence"] = self._channels.take(len(items), left_s)
             except Fs3Error as error:
                 _log.warning("kv_update_failed", error=str(error))
                 return done
             try:
                 items["channel"] = channels
                 job = Updates(items, bodies[part], self._channels.client)
-                done[part] = _ok(self._run(job))
+                left_ms = int((end_s - time.monotonic()) * 1000)
+                done[part] = _ok(self._run(job, max(left_ms, 0)))
             finally:
                 self._channels.give(channels)
         return done

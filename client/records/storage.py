@@ -148,13 +148,26 @@ class Fs3Storage:
         return shared_client(self._address, self._cluster_id)
 
 
+class _Descriptor:
+    """Closed when neither the table nor a read has it any more."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, path: str) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
 class LocalStorage:
     """This machine's files."""
 
     checks_bytes = False
 
     def __init__(self) -> None:
-        self._opened: dict[str, int] = {}
+        self._opened: dict[str, _Descriptor] = {}
 
     @property
     def key(self) -> object:
@@ -168,9 +181,10 @@ class LocalStorage:
     def read(self, ranges: Sequence[Range]) -> None:
         """See :class:`Storage`."""
         for path, offset, buffer in ranges:
-            got = os.preadv(self._descriptor(path), [buffer], offset)
+            file = self._descriptor(path)
+            got = os.preadv(file.number, [buffer], offset)
             while 0 < got < len(buffer):
-                more = os.preadv(self._descriptor(path), [buffer[got:]], offset + got)
+                more = os.preadv(file.number, [buffer[got:]], offset + got)
                 if not more:
                     break
                 got += more
@@ -180,12 +194,13 @@ class LocalStorage:
     def hold(self, path: str) -> None:
         """See :class:`Storage`: any file that was read is kept open."""
 
-    def _descriptor(self, path: str) -> int:
+    def _descriptor(self, path: str) -> _Descriptor:
         descriptor = self._opened.get(path)
         if descriptor is None:
             if len(self._opened) >= _OPEN_MAX:
-                os.close(self._opened.pop(next(iter(self._opened))))
-            descriptor = self._opened[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                for oldest in list(self._opened)[:1]:
+                    self._opened.pop(oldest, None)  # another thread may do the same
+            descriptor = self._opened[path] = _Descriptor(path)
         return descriptor
 
     def files(self, folder: str) -> list[tuple[str, int]]:
@@ -208,10 +223,6 @@ class LocalStorage:
 
     def __getstate__(self) -> dict[str, object]:
         return {"_opened": {}}
-
-    def __del__(self) -> None:
-        for descriptor in self.__dict__.get("_opened", {}).values():
-            os.close(descriptor)
 
 
 def _cut_off(path: str, offset: int, wanted: int, got: int) -> Fs3Error:

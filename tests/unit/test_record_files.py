@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
 import random
 import tarfile
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fs3.client.cli.main import run
+from fs3.client.records import storage
 from fs3.client.records.format import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -171,6 +173,26 @@ def test_batch_lies_in_memory_that_the_caller_gives(tmp_path):
     views = Records(path).read([1, 0], allocate)
     assert given_memory.tobytes() == b"threeone"
     assert [bytes(view) for view in views] == [b"three", b"one"]
+
+
+def test_a_file_that_another_thread_makes_give_way_is_read_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_OPEN_MAX", 1)
+    for name in "ab":
+        (tmp_path / name).write_bytes(name.encode() * 100)
+    local, preadv = LocalStorage(), os.preadv
+
+    def read(name: str) -> bytes:
+        buffer = memoryview(bytearray(10))
+        local.read([(str(tmp_path / name), 0, buffer)])
+        return bytes(buffer)
+
+    def overtaken(descriptor, buffers, offset):
+        monkeypatch.setattr(os, "preadv", preadv)
+        assert read("b") == b"b" * 10
+        return preadv(descriptor, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", overtaken)
+    assert read("a") == b"a" * 10
 
 
 def test_what_is_no_set_of_records_is_refused(tmp_path):
