@@ -30,7 +30,7 @@
 #define SLICE_BYTES (128u << 10)
 #define WITHIN_BYTES (32u << 10) /* so little is read with its edges, and copied from between them */
 #define PARTS_AT_ONCE 16
-#define PATIENCE_NS 20000         /* so long, about a slice, another thread is waited for awake */
+#define PATIENCE_NS 20000         /* so long, a few slices, another thread is waited for awake */
 #define SPLIT_BYTES (512u << 10) /* below this much, waking another thread costs more than it saves */
 
 /* What one thread reads and checks at a time: some bytes of a piece, its edges included. */
@@ -279,8 +279,8 @@ static void allow_helper(const cpu_set_t *cpus)
 }
 
 /* With the lock held, before work is offered. When all CPUs have had much to do lately, Linux
- * (select_idle_cpu, SIS_UTIL) does not look for an idle one when it wakes a thread: the helper then
- * waits behind its caller, is woken there again and again, and never helps. So it is kept away. */
+ * (select_idle_cpu, SIS_UTIL) does not look for an idle one when it wakes a thread: a helper on its
+ * caller's CPU would wait behind it, be woken there the next time, too, and never help. */
 static void place_helper(const cpu_set_t *callers)
 {
     cpu_set_t others = *callers;
