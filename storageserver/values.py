@@ -164,8 +164,10 @@ class Values:
 
     def _say_what_was_used(self, chunks: Sequence[ChunkId] = ()) -> None:
         core, now_ms = self._ward.core, self.now_ms
-        self._sightings.see(chunks, now_ms)
-        message = self._sightings.tell(core.place if core is not None else None, now_ms)
+        place = core.place if core is not None else None
+        if place is not None and not place.is_head:
+            self._sightings.see(chunks, now_ms)
+        message = self._sightings.tell(place, now_ms)
         if message is not None:
             self._ward.tell(message)
 

@@ -26,6 +26,7 @@ BYTES = 1000
 def three(tmp_path: Path) -> Iterator[StorageCluster]:
     with StorageCluster(tmp_path, 3) as cluster:
         cluster.set_chain((1, S), (2, S), (3, S))
+        eventually(lambda: cluster.call(lambda: linked(cluster)))  # a hint is not sent again
         for node in cluster.nodes:
             values = node.target.values
             cluster.call(lambda values=values: values.load(tmp_path / f"recency-{id(values)}"))
@@ -35,6 +36,11 @@ def three(tmp_path: Path) -> Iterator[StorageCluster]:
             result, _ = cluster.write(slot, data, kind=kind, owner=NAMESPACE_FIRST)
             assert result["code"] == Code.OK
         yield cluster
+
+
+def linked(cluster: StorageCluster) -> bool:
+    links = [link for node in cluster.nodes for link in node.neighbours._links.values()]
+    return len(links) == 6 and all(link.connected for link in links)
 
 
 def limit_to(cluster: StorageCluster, values: int) -> None:
