@@ -19,11 +19,11 @@ from .routing import RoutingCache
 
 _STORAGE = storage_pb2.DESCRIPTOR.services_by_name["StorageControl"]
 _CALL_S = 15.0
-_SUMS = (
-    *("values", "used_bytes", "stored", "stored_bytes", "evicted", "evicted_bytes", "expired"),
-    *("pinned", "heard"),
-)  # of heads: every replica has the same values
-_EVERYWHERE = ("hits", "misses", "read_bytes", "found", "not_found")
+_SUMS = ("values", "used_bytes", "stored", "stored_bytes", "pinned")  # every replica has the same
+_EVERYWHERE = (
+    *("hits", "misses", "read_bytes", "found", "not_found"),
+    *("evicted", "evicted_bytes", "expired", "heard"),  # of each chain's head, at that time
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
