@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,9 @@ class Registered:
     """
 
     def __init__(self) -> None:
-        self._views: list[tuple[int, memoryview]] = []  # where each begins
+        # (start, end, memory) by address. None lies in another, so that ends ascend, too. Replaced
+        # as a whole: other threads may be looking.
+        self._pieces: list[tuple[int, int, memoryview]] = []
 
     def add(self, value: Any) -> None:  # noqa: ANN401 - many kinds of buffer
         """Fs3Error INVALID for what could not be read into."""
@@ -31,14 +34,25 @@ class Registered:
                 for start in range(0, len(view), WHOLE_BYTES_MAX):
                     address = part.data_ptr() + start
                     length = min(WHOLE_BYTES_MAX, len(view) - start)
-                    self._views.append((address, _memory(part, address, length)))
+                    self._add(address, address + length, _memory(part, address, length))
+
+    def _add(self, start: int, end: int, memory: memoryview) -> None:
+        if self.part(start, end - start) is not None:
+            return
+        others = [piece for piece in self._pieces if not (start <= piece[0] and piece[1] <= end)]
+        self._pieces = sorted([*others, (start, end, memory)], key=lambda piece: piece[0])
 
     def part(self, address: int, length: int) -> memoryview | None:
         """The announced memory there, if it is all one tensor's."""
-        for start, view in self._views:
-            if start <= address and address + length <= start + len(view):
-                return view[address - start : address - start + length]
-        return None
+        pieces = self._pieces
+        # The last one that begins there or before is the one that reaches furthest, too.
+        at = bisect_left(pieces, (address + 1,)) - 1
+        if at < 0:
+            return None
+        start, end, view = pieces[at]
+        if address + length > end:
+            return None
+        return view[address - start : address - start + length]
 
 
 _NONE = Registered()

@@ -116,3 +116,24 @@ def test_a_large_tensor_is_registered_in_the_pieces_that_a_nic_takes(monkeypatch
         views = parts_of(Tensor(memory, start, 256), writable=True, registered=registered)
         regions.lend(views, remote=True).close()
     assert device.lengths == [1024] * 4
+
+
+def test_of_memory_that_was_announced_in_several_ways_every_part_is_found():
+    """Whole, in part, twice, in no order, and overlapping: the largest piece there counts."""
+    memory, other, registered = page(), page(), Registered()
+    for start, length in ((1000, 100), (0, 2048), (500, 200), (1500, 2000), (0, 2048)):
+        registered.add(Tensor(memory, start, length))
+    registered.add([Tensor(other, start, 64) for start in (3072, 0, 1024, 2048)])
+
+    def owner(tensor):
+        known = registered.part(tensor.data_ptr(), tensor.numel())
+        return None if known is None else id(known.obj)
+
+    whole = owner(Tensor(memory, 0, 2048))
+    assert [owner(Tensor(memory, at, 48)) for at in (0, 500, 700, 1000, 1452)] == [whole] * 5
+    behind = owner(Tensor(memory, 2000, 100))
+    assert owner(Tensor(memory, 3400, 100)) == behind not in (None, whole)
+    assert owner(Tensor(memory, 1400, 1000)) is None  # of both
+    assert owner(Tensor(memory, 3400, 101)) is None
+    assert len({owner(Tensor(other, at, 64)) for at in range(0, 4096, 1024)}) == 4
+    assert owner(Tensor(other, 64, 1)) is None
