@@ -26,8 +26,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from lmcache.utils import CacheEngineKey
-from lmcache.v1.memory_management import MemoryObj
+from lmcache.utils import CacheEngineKey, LayerCacheEngineKey
+from lmcache.v1.memory_management import MemoryFormat, MemoryObj
 from lmcache.v1.protocol import RemoteMetadata
 from lmcache.v1.storage_backend.connector.base_connector import RemoteConnector
 
@@ -57,6 +57,10 @@ class Fs3Connector(RemoteConnector):  # type: ignore[misc]  # LMCache's classes 
         namespace (default "kv"), cluster_id, deadline_s. Fs3Error if there is no such cluster or
         namespace."""
         super().__init__(local_cpu_backend.config, local_cpu_backend.metadata)
+        # Of chunks as they are configured: not everybody tells LMCache's metadata of their size.
+        shapes = local_cpu_backend.metadata.get_shapes(local_cpu_backend.config.chunk_size)
+        self._whole = shapes, self.meta_dtypes, self.meta_fmt
+        self._layer = _one_layer(shapes, self.meta_dtypes)
         extra = config.extra_config or {}
         prefix = f"remote_storage_plugin.{plugin_name}."
         said = {name: extra[prefix + name] for name in _SETTINGS if prefix + name in extra}
@@ -124,7 +128,10 @@ class Fs3Connector(RemoteConnector):  # type: ignore[misc]  # LMCache's classes 
 
     def _get(self, keys: Sequence[CacheEngineKey]) -> list[MemoryObj | None]:
         chunks = [
-            self._memory.allocate(self.meta_shapes, self.meta_dtypes, self.meta_fmt) for _ in keys
+            self._memory.allocate(
+                *(self._layer if isinstance(key, LayerCacheEngineKey) else self._whole)
+            )
+            for key in keys
         ]
         asked = [i for i, chunk in enumerate(chunks) if chunk is not None]  # the memory may be full
         heads = [bytearray(self._head_bytes) for _ in asked]
@@ -156,7 +163,8 @@ class Fs3Connector(RemoteConnector):  # type: ignore[misc]  # LMCache's classes 
         if said.length != size:
             chunk.ref_count_down()
             return None
-        if said.shapes == self.meta_shapes and said.dtypes == self.meta_dtypes:
+        if said.shapes == chunk.get_shapes() and said.dtypes == chunk.get_dtypes():
+            chunk.meta.fmt = said.fmt
             return chunk
         settled = self._memory.allocate(said.shapes, said.dtypes, said.fmt)
         if settled is not None:
@@ -283,6 +291,24 @@ def _open_cache(
         raise Fs3Error(Code.INVALID, f"namespace {namespace!r}; the name of one is needed")
     client = shared_client(address, cluster_id)
     return KVCache(client, namespace, deadline_s=float(deadline_s))
+
+
+def _one_layer(shapes: Sequence[Any], dtypes: Sequence[Any]) -> tuple[Any, Any, MemoryFormat]:
+    """The form of what one key stands for when chunks travel layer by layer (``use_layerwise``).
+
+    LMCache tells a connector that of all layers together: (1 for MLA or 2, layers, tokens, width),
+    for each group of equal ones. Of unequal ones the largest is taken; the value says what it is.
+    """
+
+    def layer_bytes(group: tuple[Any, Any]) -> int:
+        shape, dtype = group
+        return int(shape.numel() * dtype.itemsize // shape[1])
+
+    shape, dtype = max(zip(shapes, dtypes, strict=True), key=layer_bytes)
+    parts, _, tokens, width = shape
+    if parts == 1:
+        return shape[2:], dtype, MemoryFormat.KV_MLA_FMT
+    return type(shape)((tokens, parts, width)), dtype, MemoryFormat.KV_T2D
 
 
 def _names(keys: Sequence[CacheEngineKey]) -> list[bytes]:

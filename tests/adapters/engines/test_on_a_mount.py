@@ -13,11 +13,13 @@ import pytest
 from kv_cluster import eventually
 from lmcache_engine import Engine as LMCacheEngine
 from lmcache_engine import content, keys, running_loop
+from lmcache_in_sglang import configuration, on_a_cpu, store_and_load
 from running_cluster import RunningCluster
 from vllm.v1.kv_offload.base import ReqContext
 from vllm_engine import contents, engine
 
 SHIM = Path(__file__).parents[3] / "deploy" / "hf3fs_fuse"
+RINGS = {"hf3fs_iov_size": 100 << 20, "hf3fs_ior_entries": 128, "hf3fs_io_thread_num": 2}
 pytestmark = [
     pytest.mark.skipif(
         os.geteuid() != 0 or not Path("/dev/fuse").exists(), reason="a mount needs root and FUSE"
@@ -43,12 +45,7 @@ def _rings(monkeypatch):
 
 
 def test_lmcaches_connector_for_3fs(mount):
-    extra = {
-        "hf3fs_mount_point": str(mount),
-        "hf3fs_iov_size": 100 << 20,
-        "hf3fs_ior_entries": 128,
-        "hf3fs_io_thread_num": 2,
-    }
+    extra = RINGS | {"hf3fs_mount_point": str(mount)}
     with running_loop() as loop:
         made = LMCacheEngine(extra, loop, url=f"hf3fs://{mount}/lmcache")
         asked = keys(0, 6)
@@ -60,6 +57,16 @@ def test_lmcaches_connector_for_3fs(mount):
         assert [content(chunk) for chunk in back] == before
         made.close()
     assert len(list((mount / "lmcache").glob("*.data"))) == 6
+
+
+def test_lmcaches_whole_engine_on_its_connector_for_3fs(mount, tmp_path, monkeypatch):
+    on_a_cpu(monkeypatch)
+    storage = {
+        "remote_url": f"hf3fs://{mount}/engine",
+        "extra_config": RINGS | {"hf3fs_mount_point": str(mount)},
+    }
+    store_and_load(configuration(tmp_path / "lmcache.yaml", storage))
+    assert list((mount / "engine").glob("*.data"))
 
 
 def test_vllms_file_tier(mount):
