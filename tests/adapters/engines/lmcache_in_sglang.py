@@ -80,8 +80,10 @@ def configuration(path: Path, storage: dict[str, Any], **settings: Any) -> Path:
 class Worker:
     """One rank of an engine: its pages, and LMCache behind them. Whole chunks at once."""
 
-    def __init__(self, config: Path, *, mla: bool, seed: int, rank: int, ranks: int) -> None:
-        self.mla = mla
+    def __init__(
+        self, config: Path, *, mla: bool, seed: int, rank: int, ranks: int, chunk: int
+    ) -> None:
+        self.mla, self.chunk = mla, chunk
         generator = torch.Generator().manual_seed(seed)
         shape = (SLOTS, 1, ROW) if mla else (SLOTS, HEADS, HEAD_DIM)
         layers = [
@@ -97,7 +99,7 @@ class Worker:
 
     def _make(self, config: Path, rank: int, ranks: int) -> LMCacheEngine:
         width = ROW if self.mla else HEADS * HEAD_DIM
-        shape = (LAYERS, 1, CHUNK, 1, ROW) if self.mla else (LAYERS, 2, CHUNK, HEADS, HEAD_DIM)
+        shape = (1, ROW) if self.mla else (HEADS, HEAD_DIM)
         metadata = LMCacheMetadata(
             model_name="org/model",
             world_size=ranks,
@@ -105,9 +107,9 @@ class Worker:
             worker_id=rank,
             local_worker_id=rank,
             kv_dtype=torch.bfloat16,
-            kv_shape=shape,
+            kv_shape=(LAYERS, 1 if self.mla else 2, self.chunk, *shape),
             use_mla=self.mla,
-            chunk_size=CHUNK,
+            chunk_size=self.chunk,
         )
         made = LMCacheEngineBuilder.get_or_create(
             ENGINE_NAME,
@@ -128,9 +130,9 @@ class Worker:
         """As after a prefill; it goes on behind the call."""
         self.engine.store(torch.tensor(tokens), kvcaches=self.caches, slot_mapping=slots, offset=0)
 
-    def stored(self, tokens: list[int]) -> int:
-        """How many of the first tokens are found."""
-        return int(self.engine.lookup(torch.tensor(tokens)))
+    def stored(self, tokens: list[int], where: list[str] | None = None) -> int:
+        """How many of the first tokens are found (in these backends of the engine)."""
+        return int(self.engine.lookup(torch.tensor(tokens), search_range=where))
 
     def load(self, tokens: list[int], slots: torch.Tensor) -> int:
         """As before a prefill; how many of the first tokens came."""
@@ -195,10 +197,14 @@ def worker(
     seed: int = 1,
     rank: int = 0,
     ranks: int = 1,
+    chunk: int = CHUNK,
 ) -> Iterator[Worker]:
-    """One, with its engine; there can be one at a time in a process, as LMCache has it."""
+    """One, with its engine; there can be one at a time in a process, as LMCache has it.
+
+    ``chunk``: tokens of one, as configured.
+    """
     try:
-        yield kind(config, mla=mla, seed=seed, rank=rank, ranks=ranks)
+        yield kind(config, mla=mla, seed=seed, rank=rank, ranks=ranks, chunk=chunk)
     finally:
         LMCacheEngineBuilder.destroy(ENGINE_NAME)
 

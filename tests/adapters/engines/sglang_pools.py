@@ -108,6 +108,20 @@ def mla_pool(layout: str, dtype: torch.dtype = torch.bfloat16) -> MLATokenToKVPo
     )
 
 
+def fill(pool: Any, seed: int) -> torch.Tensor:
+    """Random bytes in all of a pool; returns a copy."""
+    raw = pool.kv_buffer.reshape(-1).view(torch.uint8)
+    raw.copy_(torch.randint(0, 256, raw.shape, generator=torch.Generator().manual_seed(seed)))
+    return pool.kv_buffer.clone()
+
+
+def pages(pool: Any, indices: torch.Tensor) -> list[bytes]:
+    """The content of the pages that begin at every PAGE-th index."""
+    firsts = indices[::PAGE].tolist()
+    flat = [pool.get_data_page(first, flat=True).contiguous() for first in firsts]
+    return [page.view(torch.uint8).numpy().tobytes() for page in flat]
+
+
 def _host_arguments() -> dict[str, Any]:
     return {
         "pin_memory": False,
@@ -133,12 +147,12 @@ class _Allocator:
 
 
 @contextlib.contextmanager
-def one_process_group(directory: Path) -> Iterator[None]:
-    """What torch.distributed and SGLang must know of a single rank."""
+def process_group(directory: Path, rank: int = 0, ranks: int = 1) -> Iterator[None]:
+    """What torch.distributed and SGLang must know of tensor-parallel ranks."""
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{directory}/group", rank=0, world_size=1
+        "gloo", init_method=f"file://{directory}/group", rank=rank, world_size=ranks
     )
-    widths = {"tp_rank": 0, "tp_size": 1, "pp_rank": 0, "pp_size": 1}
+    widths = {"tp_rank": rank, "tp_size": ranks, "pp_rank": 0, "pp_size": 1}
     try:
         with get_parallel().override(**widths, attn_dcp_size=1, attn_dcp_rank=0):
             yield

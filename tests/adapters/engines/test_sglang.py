@@ -9,11 +9,13 @@ from sglang_pools import (
     PAGE,
     backup,
     controller,
+    fill,
     hashes_of,
     mha_pool,
     mla_pool,
-    one_process_group,
+    pages,
     prefetch,
+    process_group,
 )
 
 from fs3.errors import Fs3Error
@@ -28,7 +30,7 @@ POOLS = [(mha_pool, layout) for layout in MHA_LAYOUTS] + [
 
 @pytest.fixture(scope="module", autouse=True)
 def _process_group(tmp_path_factory):
-    with one_process_group(tmp_path_factory.mktemp("group")):
+    with process_group(tmp_path_factory.mktemp("group")):
         yield
 
 
@@ -47,19 +49,6 @@ def extra(cluster):
         "interface_v1": 1,
         "deadline_s": 20,
     }
-
-
-def fill(pool, seed: int) -> torch.Tensor:
-    """Random bytes in all of a pool; returns a copy."""
-    raw = pool.kv_buffer.reshape(-1).view(torch.uint8)
-    raw.copy_(torch.randint(0, 256, raw.shape, generator=torch.Generator().manual_seed(seed)))
-    return pool.kv_buffer.clone()
-
-
-def pages(pool, indices: torch.Tensor) -> list[bytes]:
-    firsts = indices[::PAGE].tolist()
-    flat = [pool.get_data_page(first, flat=True).contiguous() for first in firsts]
-    return [page.view(torch.uint8).numpy().tobytes() for page in flat]
 
 
 @pytest.mark.parametrize("zero_copy", [1, 0], ids=["v1", "generic"])
