@@ -32,6 +32,7 @@ CASES = [
     ("mla", "page_first_direct"),
     ("mla", "layer_first"),
     ("mha", "page_first"),
+    ("mha", "page_first_direct"),
     ("mha", "layer_first"),
 ]
 TOKENS = list(range(1000, 1000 + 24 * PAGE))

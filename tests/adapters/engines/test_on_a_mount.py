@@ -10,9 +10,6 @@ import os
 from pathlib import Path
 
 import pytest
-from kv_cluster import eventually
-from lmcache_engine import Engine as LMCacheEngine
-from lmcache_engine import content, keys, running_loop
 from lmcache_in_sglang import configuration, on_a_cpu, store_and_load
 from running_cluster import RunningCluster
 from vllm.v1.kv_offload.base import ReqContext
@@ -42,21 +39,6 @@ def mount(cluster) -> Path:
 def _rings(monkeypatch):
     """``hf3fs_fuse`` as ``pip install deploy/hf3fs_fuse`` would bring it."""
     monkeypatch.syspath_prepend(str(SHIM))
-
-
-def test_lmcaches_connector_for_3fs(mount):
-    extra = RINGS | {"hf3fs_mount_point": str(mount)}
-    with running_loop() as loop:
-        made = LMCacheEngine(extra, loop, url=f"hf3fs://{mount}/lmcache")
-        asked = keys(0, 6)
-        chunks = [made.chunk(i) for i in range(6)]
-        before = [content(chunk) for chunk in chunks]
-        made.backend.batched_submit_put_task(asked, chunks)
-        eventually(lambda: all(made.backend.contains(key) for key in asked))
-        back = made.backend.batched_get_blocking(asked)
-        assert [content(chunk) for chunk in back] == before
-        made.close()
-    assert len(list((mount / "lmcache").glob("*.data"))) == 6
 
 
 def test_lmcaches_whole_engine_on_its_connector_for_3fs(mount, tmp_path, monkeypatch):
