@@ -225,6 +225,7 @@ class KVCache:
     def _update(self, kind: UpdateKind, keys: Keys, bodies: list[Parts]) -> NDArray[np.bool_]:
         if self._pid != os.getpid():
             self._channels, self._pid = UpdateChannels(), os.getpid()
+        own = self._channels  # of two threads in a forked child each may have made some
         done = np.zeros(len(keys), np.bool_)
         end_s = time.monotonic() + self._deadline_ms / 1000
         for start in range(0, len(keys), dataplane.BATCH_ITEMS_MAX):
@@ -233,17 +234,17 @@ class KVCache:
             items["kind"] = kind
             try:
                 left_s = max(end_s - time.monotonic(), 0.0)
-                channels, items["sequence"] = self._channels.take(len(items), left_s)
+                channels, items["sequence"] = own.take(len(items), left_s)
             except Fs3Error as error:
                 _log.warning("kv_update_failed", error=str(error))
                 return done
             try:
                 items["channel"] = channels
-                job = Updates(items, bodies[part], self._channels.client)
+                job = Updates(items, bodies[part], own.client)
                 left_ms = int((end_s - time.monotonic()) * 1000)
                 done[part] = _ok(self._run(job, max(left_ms, 0)))
             finally:
-                self._channels.give(channels)
+                own.give(channels)
         return done
 
     def _write_items(self, keys: Keys, bodies: list[Parts]) -> Items:

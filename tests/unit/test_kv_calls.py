@@ -8,7 +8,8 @@ import pytest
 from fake_cluster import fake_cluster
 
 from fs3 import dataplane
-from fs3.client import kvdata
+from fs3.client import kvcache, kvdata
+from fs3.client.channels import UpdateChannels
 from fs3.client.kvcache import KVCache
 from fs3.core import kv
 from fs3.core.types import ChainId
@@ -131,3 +132,30 @@ def test_a_removal_that_waits_for_others_ends_at_the_same_deadline(cluster, monk
     assert cache.remove([KEY]).tolist() == [True]
     (left_ms,) = calls
     assert left_ms < 600_000
+
+
+def test_threads_of_a_forked_child_never_mix_their_channels(cluster, monkeypatch):
+    cache = cache_of(cluster, 3, 600.0)
+    cache._pid = -1  # as in a child
+    take, give = UpdateChannels.take, UpdateChannels.give
+    made, taken, given, sent = kvcache.Updates, [], [], []
+
+    def overtaken(channels, count, timeout_s):
+        taken.append(channels)
+        cache._channels = UpdateChannels()  # as another thread, which saw the same
+        return take(channels, count, timeout_s)
+
+    def recorded(channels, numbers):
+        given.append(channels)
+        give(channels, numbers)
+
+    def updates(items, bodies, client):
+        sent.append(client)
+        return made(items, bodies, client)
+
+    monkeypatch.setattr(UpdateChannels, "take", overtaken)
+    monkeypatch.setattr(UpdateChannels, "give", recorded)
+    monkeypatch.setattr(kvcache, "Updates", updates)
+    assert cache.remove([KEY]).tolist() == [True]
+    assert given == taken
+    assert sent == [taken[0].client]
