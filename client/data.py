@@ -303,6 +303,8 @@ class DataClient:
         links: Links | None = getattr(self._local, "links", None)
         if links is None:
             links = self._local.links = self.new_links()
+        elif links.busy:  # the collector ran in the middle of a call, and closes a file
+            return self.new_links()
         return links
 
     def new_links(self) -> Links:

@@ -116,6 +116,11 @@ class Links:
             request.connection.send(method, next(self._numbers), head)
 
     @property
+    def busy(self) -> bool:
+        """Somebody waits for answers."""
+        return bool(self._requests)
+
+    @property
     def wants_write(self) -> bool:
         """Something has not left whole: a wait would move it on."""
         return any(link.connection.wants_write for link in self._links.values())

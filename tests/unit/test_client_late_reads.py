@@ -122,3 +122,20 @@ def test_a_small_read_does_not_wait_behind_a_large_one_of_the_same_server():
         first.close()
         second.close()
         links.close()
+
+
+def test_a_call_in_the_middle_of_another_takes_none_of_its_answers(cluster, monkeypatch):
+    """As when the collector, which runs anywhere, closes a file that was written to."""
+    data, content = patient(cluster)
+    links = data.own_links()
+    wait = links.wait
+
+    def interrupted(timeout_s):
+        monkeypatch.setattr(links, "wait", wait)
+        assert data.own_links() is not links
+        write(data, 3 * CHUNK_BYTES, content[:100])
+        return wait(timeout_s)
+
+    monkeypatch.setattr(links, "wait", interrupted)
+    assert read_range(data, len(content)) == content
+    assert data.own_links() is links
