@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import signal
@@ -252,8 +253,12 @@ def send(address: str, data: bytes) -> bytes:
     """Send ``data`` on a connection of its own; what comes back until the other side closes."""
     host, port = parse(address)
     with socket.create_connection((host, port), timeout=END_S) as connection:
-        connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
+        try:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        except OSError as error:  # it may have seen enough before all was sent
+            if error.errno not in (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN):
+                raise
         answer = b""
         with contextlib.suppress(ConnectionResetError):
             while piece := connection.recv(65_536):
