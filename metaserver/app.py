@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 
 from fs3.clock import Clock, SystemClock
 from fs3.core.layout import Layout
@@ -225,18 +226,14 @@ def _write_port_file(path: Path, metaserver: Metaserver, cluster_id: str) -> Non
 
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; the exit status."""
-    ended = threading.Event()
-    dead: list[str] = []
-
-    def on_death(thread: str) -> None:
-        dead.append(thread)
-        ended.set()
-
+    # Not an Event: its lock is the main thread's while that begins to wait, and a signal's handler,
+    # which runs in the main thread, would wait for it for ever.
+    ends: SimpleQueue[str] = SimpleQueue()  # threads that died; "" for a signal
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda *_: ends.put(""))
     if settings.port_file is not None:
         settings.port_file.unlink(missing_ok=True)  # the last process's ports may be others' now
-    metaserver = Metaserver(settings, SystemClock(), on_death)
+    metaserver = Metaserver(settings, SystemClock(), ends.put)
     metaserver.start()
     if settings.port_file is not None:
         _write_port_file(settings.port_file, metaserver, settings.cluster_id)
@@ -247,11 +244,11 @@ def serve(settings: Settings) -> int:
         grpc_listen=metaserver.grpc_address,
         engine=settings.engine,
     )
-    ended.wait()
+    dead = ends.get()
     _log.info("draining", drain_s=settings.drain_s)
     metaserver.stop()
-    for thread in dead:
-        _log.error("thread_died", thread=thread)
+    if dead:
+        _log.error("thread_died", thread=dead)
     _log.info("stopped")
     return 1 if dead else 0
 

@@ -147,6 +147,35 @@ def test_sigint_ends_it_too(metaserver):
     assert metaserver.end(signal.SIGINT) == 0
 
 
+SIGNALLED = """
+import os, signal, sys, threading
+from fs3.metaserver.app import main
+
+def wait(self, timeout=None, wait=threading.Condition.wait):
+    if sys._getframe(2).f_code.co_name == "serve":
+        os.kill(os.getpid(), signal.SIGTERM)  # with the condition's lock held
+    return wait(self, timeout)
+
+threading.Condition.wait = wait
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_ends_it_at_whatever_moment_it_comes(tmp_path):
+    _, _, _, *arguments = _command(tmp_path)
+    command = [sys.executable, "-c", SIGNALLED, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if json.loads(line)["event"] == "ready":
+                process.send_signal(signal.SIGTERM)
+                break
+        try:
+            assert process.wait(END_S) == 0
+        finally:
+            process.kill()
+
+
 def test_namespace_and_chains_survive_kill_9(tmp_path):
     with running(tmp_path) as first:
         made = make_directory(first.stub(), b"kept")
