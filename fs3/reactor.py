@@ -5,7 +5,8 @@ One turn: wait, then each ready descriptor's callback once, then the timers that
 a callback does a bounded piece of work and returns; what is left makes the descriptor ready again.
 That is the whole of fairness: nobody gets a second helping before everybody had a first.
 
-Only :meth:`call_soon` and :meth:`stop` may be called from other threads (and signal handlers).
+Only :meth:`call_soon` and :meth:`stop` may be called from other threads, and from signal handlers
+:meth:`call_from_signal`.
 
 An exception in a descriptor's callback is a bug in that conversation: it is logged, and the owner's
 ``on_error`` closes its connection; the loop goes on. Callbacks without an owner (timers, call_soon,
@@ -102,6 +103,11 @@ class Reactor:
         self._soon.append((function, arguments))
         self._wake_up()
 
+    def call_from_signal(self, function: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+        """:meth:`call_soon` for a signal's handler: it may be the loop's own thread, and asleep."""
+        self._soon.append((function, arguments))
+        self._wake_up_anyone()
+
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """Call it once, not before ``delay_s`` have passed."""
         timer = Timer(time.monotonic() + delay_s, callback)
@@ -119,7 +125,7 @@ class Reactor:
             self._thread = 0
 
     def stop(self) -> None:
-        """Make :meth:`run` return after its turn. Any thread may ask, and a signal handler."""
+        """Make :meth:`run` return after its turn. Any thread may ask."""
         self._stopping = True
         self._wake_up()
 
@@ -130,9 +136,13 @@ class Reactor:
         os.close(self._wake)
 
     def _wake_up(self) -> None:
+        if threading.get_ident() != self._thread:
+            self._wake_up_anyone()
+
+    def _wake_up_anyone(self) -> None:
         # The loop clears _woken before it looks at the queue: who finds it set after queueing will
         # be seen. Two that find it clear write twice, which costs nothing but a turn.
-        if not self._woken and threading.get_ident() != self._thread:
+        if not self._woken:
             self._woken = True
             os.eventfd_write(self._wake, 1)
 

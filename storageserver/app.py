@@ -386,12 +386,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(server: StorageServer, settings: StorageSettings) -> None:
-    def on_signal(signum: int, _frame: object) -> None:
+    def leave(signum: int) -> None:
         _log.info("stopping", signal=signal.Signals(signum).name)
         threading.Thread(target=server.stop, name="stop").start()
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    # Not at once: the signal may come while this thread has a lock that logging or a start needs.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _frame: server.reactor.call_from_signal(leave, number))
     addresses = {"data": server.data_address, "control": server.control_address}
     if settings.port_file is not None:
         scratch = settings.port_file.with_suffix(".new")

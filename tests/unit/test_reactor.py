@@ -1,6 +1,7 @@
 """The event loop: order, fairness, timers, wake-ups from other threads, exceptions."""
 
 import os
+import signal
 import socket
 import threading
 
@@ -177,6 +178,31 @@ def test_stop_from_another_thread_ends_a_loop_that_waits(reactor):
     reactor.stop()
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_signal_ends_a_loop_of_its_own_thread_that_waits(reactor):
+    before = signal.signal(signal.SIGUSR1, lambda *_: reactor.call_from_signal(reactor.stop))
+    here, begun = threading.get_ident(), threading.Event()
+    state = f"/proc/self/task/{threading.get_native_id()}/stat"
+
+    def interrupt():
+        begun.wait()
+        while not asleep():
+            pass
+        signal.pthread_kill(here, signal.SIGUSR1)
+
+    def asleep():
+        with open(state) as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "S"
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    try:
+        reactor.call_soon(begun.set)
+        reactor.run()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        other.join()
 
 
 def test_an_exception_is_logged_and_told_to_the_owner_and_the_loop_goes_on(reactor, pair, caplog):
