@@ -191,10 +191,11 @@ class DataClient:
                     self._loads.add(send, -1)
                     self._loads.answered(send, time.monotonic() - one.sent_s)
                     return found
-        return self._read_on(chunk, chain, offset, buffer, request, ended)
+        return self._read_on(links, chunk, chain, offset, buffer, request, ended)
 
     def _read_on(
         self,
+        links: Links,
         chunk: ChunkId,
         chain: ChainId,
         offset: int,
@@ -205,7 +206,7 @@ class DataClient:
         """One piece whose first request is late, or came to nothing."""
         items = np.array([(chunk, chain, 0, offset, len(buffer))], dataplane.READ_ITEM)
         reads = Reads(items, [buffer])
-        transfer = self._transfer(Operation.READ, items, reads, self.own_links())
+        transfer = self._transfer(Operation.READ, items, reads, links)
         if request is not None:
             adopted = transfer.adopt(request, request.sent_s)
             if adopted and ended:

@@ -124,6 +124,22 @@ def test_a_small_read_does_not_wait_behind_a_large_one_of_the_same_server():
         links.close()
 
 
+def test_a_piece_whose_answer_is_late_is_waited_for(cluster, monkeypatch):
+    data, content = patient(cluster)
+    links = data.own_links()
+    wait = links.wait
+
+    def late(_timeout_s):
+        monkeypatch.setattr(links, "wait", wait)
+        return []
+
+    monkeypatch.setattr(links, "wait", late)
+    buffer = bytearray(4096)
+    assert read_piece(data, 0, buffer) == 4096
+    assert buffer == content[:4096]
+    assert data.own_links() is links
+
+
 def test_a_call_in_the_middle_of_another_takes_none_of_its_answers(cluster, monkeypatch):
     """As when the collector, which runs anywhere, closes a file that was written to."""
     data, content = patient(cluster)
