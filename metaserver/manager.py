@@ -175,7 +175,9 @@ class Manager:
     ) -> None:
         """Chains out of the targets that are in none, added to ``table``; none left: no change.
 
-        ``only``: out of these alone, if any are named.
+        ``only``: out of these alone, if any are named, and of all of them: chains that were made
+        while one of them was still opening would leave it out for good. Fs3Error NOT_READY until
+        each of them is free or in a chain, and if there is no table and too few are free.
         """
         if not 1 <= replicas <= REPLICAS_MAX:
             raise Fs3Error(
@@ -186,6 +188,7 @@ class Manager:
             # Its replicas serve at once, so what a target held of an older chain must be gone.
             free = [f for f in self._free_targets() if not self._chunks_of(f.target)]
             free = [f for f in free if f.target in only or not only]
+            self._refuse_unready(only, free)
             first = ChainId(max(routing.chains, default=0) + 1)
             hosts = len({node.host for node in routing.nodes.values()})
             made = place(free, replicas, hosts, first, list(routing.chains.values()))
@@ -469,6 +472,16 @@ class Manager:
                 continue
             free.append(FreeTarget(info.target, info.node, node.host))
         return free
+
+    def _refuse_unready(self, wanted: frozenset[TargetId], free: Sequence[FreeTarget]) -> None:
+        known = self._state.routing.targets
+        in_chains = {target for target in wanted if target in known and known[target].chain}
+        if unready := sorted(wanted - in_chains - {item.target for item in free}):
+            names = ", ".join(map(str, unready))
+            raise Fs3Error(
+                Code.NOT_READY,
+                f"targets {names} are not open and empty on a living node that is not drained",
+            )
 
     def _report_of(self, target: TargetId) -> Report | None:
         info = self._state.routing.targets.get(target)

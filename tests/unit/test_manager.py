@@ -438,6 +438,26 @@ def test_chains_are_only_made_of_targets_that_are_open_and_empty():
         cluster.manager.create_chains(2, 1)
 
 
+def test_chains_of_named_targets_wait_until_each_of_them_is_open():
+    cluster = Cluster(nodes=4)
+    named = frozenset(TargetId(target) for (target,) in cluster.targets.values())
+    for node in (1, 3, 4):
+        cluster.register(node)
+    with pytest.raises(Fs3Error, match="targets 21 are not open") as refused:
+        cluster.manager.create_chains(3, 1, named)
+    assert refused.value.code is Code.NOT_READY
+    cluster.register(2, OFF)
+    with pytest.raises(Fs3Error, match="targets 21 are not open"):
+        cluster.manager.create_chains(3, 1, named)
+    assert not cluster.routing.chains
+    cluster.beat(2, report(21, ON))
+    cluster.manager.create_chains(3, 1, named)
+    (chain,) = cluster.routing.chains.values()
+    assert [replica.target for replica in chain.replicas] == [11, 21, 31]
+    cluster.manager.create_chains(3, 1, named)  # most are in a chain: nothing more to wait for
+    assert len(cluster.routing.chains) == 1
+
+
 def test_second_table_has_only_its_own_chains(cluster):
     cluster.targets = {n: [*ts, 10 * n + 2] for n, ts in cluster.targets.items()}
     for node in cluster.targets:
