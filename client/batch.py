@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fs3 import dataplane
+from fs3.compiled import plain_lengths
 from fs3.core.layout import Layout
 from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
@@ -40,7 +40,6 @@ Column = NDArray[np.int64]
 _CHUNK_ID = np.dtype([("owner", ">u8"), ("slot_high", ">u8"), ("slot", ">u8")])
 _READ_BIT, _WRITE_BIT = 4, 2
 _NOTHING = memoryview(b"")
-_KIND, _PLAIN = attrgetter("format", "ndim", "readonly"), ("B", 1, False)
 
 
 class Ranges(NamedTuple):
@@ -253,14 +252,14 @@ def _send_gathered(inode: OpenInode, offsets: Column, lengths: Column) -> None:
         inode.prepare_read(offset, length)
 
 
-def _buffers(wanted: Sequence[Any], rest: Column) -> tuple[Column, list[memoryview]]:
+def _buffers(wanted: tuple[Any, ...], rest: Column) -> tuple[Column, list[memoryview]]:
     """A buffer per request: the caller's, or a slice of one fresh allocation.
 
     ``rest``: how far each file goes on behind the offset asked for; nothing is longer.
     """
     rest = np.maximum(rest, 0)
-    if set(map(type, wanted)) == {memoryview} and set(map(_KIND, wanted)) == {_PLAIN}:
-        lengths = np.array(list(map(len, wanted)), np.int64)
+    if (found_lengths := plain_lengths(wanted)) is not None:
+        lengths = np.frombuffer(found_lengths, np.int64)
         if bool((lengths <= rest).all()):
             return lengths, list(wanted)
     if not any([isinstance(want, int) for want in wanted]):

@@ -269,6 +269,46 @@ static PyObject *py_read_pieces(PyObject *module, PyObject *const *args, Py_ssiz
     return result;
 }
 
+/* Its length, -1 if it is not a writable memoryview of bytes in one row. */
+static Py_ssize_t plain_length(PyObject *object)
+{
+    if (!PyMemoryView_Check(object))
+        return -1;
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(object, &buffer, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_ND) < 0) {
+        PyErr_Clear(); /* read-only, with gaps, or released: whoever uses it says so */
+        return -1;
+    }
+    bool is_plain = buffer.ndim == 1 && buffer.format && !strcmp(buffer.format, "B");
+    Py_ssize_t length = is_plain ? buffer.len : -1;
+    PyBuffer_Release(&buffer);
+    return length;
+}
+
+/* plain_lengths(buffers) */
+static PyObject *py_plain_lengths(PyObject *module, PyObject *buffers)
+{
+    (void)module;
+    if (!PyTuple_Check(buffers)) {
+        PyErr_SetString(PyExc_TypeError, "plain_lengths takes a tuple");
+        return NULL;
+    }
+    Py_ssize_t count = PyTuple_Size(buffers);
+    PyObject *result = PyBytes_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(int64_t));
+    if (!result)
+        return NULL;
+    char *lengths = PyBytes_AsString(result);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        int64_t length = plain_length(PyTuple_GetItem(buffers, at));
+        if (length < 0) {
+            Py_DECREF(result);
+            Py_RETURN_NONE;
+        }
+        memcpy(lengths + at * (Py_ssize_t)sizeof length, &length, sizeof length);
+    }
+    return result;
+}
+
 /* use_way(way) */
 static PyObject *py_use_way(PyObject *module, PyObject *argument)
 {
@@ -288,6 +328,7 @@ static PyMethodDef methods[] = {
     {"crc32c", FAST(py_crc32c), METH_FASTCALL, "See fs3.compiled.plain.crc32c."},
     {"block_crcs", FAST(py_block_crcs), METH_FASTCALL, "See fs3.compiled.plain.block_crcs."},
     {"read_pieces", FAST(py_read_pieces), METH_FASTCALL, "See fs3.compiled.plain.read_pieces."},
+    {"plain_lengths", py_plain_lengths, METH_O, "See fs3.compiled.plain.plain_lengths."},
     {"use_way", py_use_way, METH_O, "Compute CRCs in this way, 1 to WAYS: for tests."},
     {NULL, NULL, 0, NULL},
 };

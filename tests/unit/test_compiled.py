@@ -80,6 +80,41 @@ class Pieces:
                 assert buffer == wanted, at
 
 
+# -- buffers ---------------------------------------------------------------------------------------
+
+
+def released():
+    view = memoryview(bytearray(4))
+    view.release()
+    return view
+
+
+def test_lengths_of_plain_buffers(loops):
+    views = [memoryview(bytearray(length)) for length in (4096, 0, 7, 1 << 20)]
+    views.append(memoryview(bytearray(100))[10:20])
+    assert array("q", loops.plain_lengths(tuple(views))).tolist() == [4096, 0, 7, 1 << 20, 10]
+    assert loops.plain_lengths(()) == b""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        7,
+        bytearray(4),
+        memoryview(b"read"),
+        memoryview(bytearray(8)).cast("I"),
+        memoryview(bytearray(8)).cast("B", (2, 4)),
+        memoryview(bytearray(8))[::2],
+        released(),
+    ],
+    ids=["length", "bytearray", "read-only", "words", "matrix", "gaps", "released"],
+)
+def test_lengths_are_those_of_plain_buffers_alone(loops, other):
+    good = memoryview(bytearray(4))
+    assert loops.plain_lengths((good, good)) is not None
+    assert loops.plain_lengths((good, other, good)) is None
+
+
 # -- checksums -------------------------------------------------------------------------------------
 
 
