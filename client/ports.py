@@ -1,9 +1,10 @@
-"""Free ports on the loopback that stay free until their daemons have bound them."""
+"""Free ports on the loopback that stay free until their daemons have bound them, and afterwards."""
 
 from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -68,3 +69,30 @@ class PortReservation:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+class KeptPorts:
+    """The ports of a daemon, which nobody else is given while it is down.
+
+    To be held by whoever starts it again. As above: bound beside its own sockets, never listening.
+    """
+
+    def __init__(self, ports: Iterable[int]) -> None:
+        self._held = {port: socket.socket() for port in ports}
+        self._bound: set[int] = set()
+        for held in self._held.values():
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    def keep(self) -> None:
+        """To be called when the daemon is down: what is not held yet is, unless somebody has it."""
+        for port in self._held.keys() - self._bound:
+            try:
+                self._held[port].bind(("127.0.0.1", port))
+            except OSError:  # the daemon will say so
+                continue
+            self._bound.add(port)
+
+    def close(self) -> None:
+        """Let them go."""
+        for held in self._held.values():
+            held.close()

@@ -7,6 +7,8 @@ waits for signals, children's deaths among them, with a timeout.
   0.2 s again once it has run for 30 s.
 - A daemon whose directory holds a file ``hold`` is not started until the file is gone. The file is
   made under ``spawn.lock``, under which daemons are started: after that, no new one comes up.
+- The ports of one that is down are kept for it: else another cluster that is made meanwhile might
+  be given them, and it would never come up again.
 - How often in a row it ended soon after its start is in its directory, in the file ``failures``.
 - SIGTERM: no more restarts, then mounts and daemons are ended, then the supervisor itself.
 - SIGHUP: look at the ``hold`` files now.
@@ -27,9 +29,11 @@ from pathlib import Path
 
 from fs3.errors import Code, Fs3Error
 from fs3.log import configure_logging, get_logger
+from fs3.transport.address import parse
 
 from . import mounts, processes
-from .cluster_directory import ClusterDirectory
+from .cluster_directory import ClusterDirectory, Specification
+from .ports import KeptPorts
 
 RESTART_S_MIN = 0.2
 RESTART_S_MAX = 5.0
@@ -76,8 +80,9 @@ class Backoff:
 class Daemon:
     """One daemon of the cluster, run from its own directory."""
 
-    def __init__(self, cluster: ClusterDirectory, directory: Path) -> None:
+    def __init__(self, cluster: ClusterDirectory, directory: Path, ports: KeptPorts) -> None:
         self.name = directory.name
+        self._ports = ports
         self._cluster = cluster
         self._directory = directory
         self._record = directory / "pid"
@@ -105,6 +110,7 @@ class Daemon:
                 self._backoff.started(now_s)
         if self._running is not None:
             return now_s + _POLL_S
+        self._ports.keep()
         if self._held():
             self._backoff.forget()
             return now_s + _POLL_S
@@ -140,6 +146,19 @@ class Daemon:
         return f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
+def ports_of(specification: Specification, daemon: str) -> list[int]:
+    """Those of ``metaserver`` or ``node-N``."""
+    if daemon == "metaserver":
+        addresses = [
+            specification.metaserver_frame_address,
+            specification.metaserver_grpc_address,
+        ]
+    else:
+        (node,) = (n for n in specification.nodes if f"node-{n.node}" == daemon)
+        addresses = [node.data_address, node.control_address]
+    return [parse(address)[1] for address in addresses]
+
+
 def _daemon_environment() -> dict[str, str]:
     """Ours, without what would override every daemon's own configuration file."""
     return {key: value for key, value in os.environ.items() if not key.startswith("FS3_")}
@@ -158,8 +177,10 @@ def stop_everything(cluster: ClusterDirectory) -> list[str]:
 
 def supervise(cluster: ClusterDirectory) -> None:
     """Keep the daemons running until SIGTERM or SIGINT, then end everything."""
+    specification = cluster.read()
     daemons = [
-        Daemon(cluster, directory) for directory in cluster.daemon_directories(cluster.read())
+        Daemon(cluster, directory, KeptPorts(ports_of(specification, directory.name)))
+        for directory in cluster.daemon_directories(specification)
     ]
     handled = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, handled)

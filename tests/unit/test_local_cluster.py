@@ -18,7 +18,7 @@ from fs3.client.cluster_directory import (
     target_ids,
 )
 from fs3.client.daemon_configs import metaserver_config, storageserver_config
-from fs3.client.ports import PortReservation
+from fs3.client.ports import KeptPorts, PortReservation
 from fs3.client.supervisor import (
     HEALTHY_AFTER_S,
     RESTART_S_MAX,
@@ -92,6 +92,22 @@ def test_reserved_ports_are_refused_to_others_but_daemons_may_listen() -> None:
                 other.bind(("127.0.0.1", port))
             with socket.create_server(("127.0.0.1", port)) as daemon:  # sets SO_REUSEADDR
                 assert daemon.getsockname()[1] == port
+
+
+def test_kept_ports_are_kept_from_when_their_daemon_is_down() -> None:
+    with PortReservation(1) as reservation:
+        address = "127.0.0.1", reservation.ports[0]
+    with socket.create_server(address):
+        kept = KeptPorts([address[1]])
+        kept.keep()  # it listens: nothing to keep
+    kept.keep()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(address)
+    with socket.create_server(address) as daemon:
+        kept.keep()
+        assert socket.create_connection(address).close() is None
+        assert daemon.accept()[0].close() is None
+    kept.close()
 
 
 def test_description_comes_back_as_it_was_written(tmp_path: Path) -> None:
