@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fs3 import durable
@@ -192,13 +192,14 @@ class LocalCluster:
 
     def problems(self) -> list[str]:
         """What keeps the cluster from being whole; empty if it is healthy."""
+        ages_ms = self._ages_ms()
         try:
             status = self.status()
         except Fs3Error as error:
             if error.code not in _NOT_YET:
                 raise
             return [f"the metaserver does not answer ({error.detail})"]
-        problems = self._unregistered(status) + status.problems
+        problems = self._unregistered(ages_ms, status) + status.problems
         expected = sum(len(n.targets) + len(n.kv_targets) for n in self.specification.nodes)
         serving = sum(
             target.public_state is PublicState.SERVING or not target.chain
@@ -209,8 +210,9 @@ class LocalCluster:
         return problems
 
     def _all_registered(self) -> list[str]:
+        ages_ms = self._ages_ms()
         try:
-            return self._unregistered(self.status())
+            return self._unregistered(ages_ms, self.status())
         except Fs3Error as error:
             if error.code not in _NOT_YET:
                 raise
@@ -232,18 +234,29 @@ class LocalCluster:
             return [error.detail]
         return []
 
-    def _unregistered(self, status: ClusterStatus) -> list[str]:
+    def _ages_ms(self) -> dict[NodeId, int]:
+        """How long the process of each node runs; nothing of a node that has none."""
+        found = {
+            NodeId(node.node): processes.living(self.files.node(node.node) / "pid")
+            for node in self.specification.nodes
+        }
+        return {node: process.age_ms() for node, process in found.items() if process is not None}
+
+    def _unregistered(self, ages_ms: Mapping[NodeId, int], status: ClusterStatus) -> list[str]:
         """Nodes that the manager has not heard of, or not since their process was started.
 
         Without the latter, a node that has just been killed would look alive for a lease's time.
+        ``ages_ms`` must have been taken before the manager was asked: taken behind, by as much as
+        its answer was late, they make the last heartbeat of the process before look like one of
+        the process that runs.
         """
         heard = {n.info.node: n.heartbeat_age_ms for n in status.nodes if n.info.alive}
         missing = []
         for node in self.specification.nodes:
-            process = processes.living(self.files.node(node.node) / "pid")
-            if process is None:
+            age_ms = ages_ms.get(NodeId(node.node))
+            if age_ms is None:
                 missing.append(f"node {node.node} does not run")
-            elif heard.get(NodeId(node.node), process.age_ms()) >= process.age_ms():
+            elif heard.get(NodeId(node.node), age_ms) >= age_ms:
                 missing.append(f"node {node.node} has not registered")
         return missing
 
