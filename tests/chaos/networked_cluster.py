@@ -175,9 +175,35 @@ class NetworkedCluster:
                 yield calls
 
     def status(self) -> ClusterStatus:
-        """What the manager knows now."""
-        with self.administration() as calls:
-            return calls.status()
+        """What the manager knows now; one that is slow or starting is waited for."""
+        found: list[ClusterStatus] = []
+
+        def complaint() -> str | None:
+            try:
+                with self.administration() as calls:
+                    found.append(calls.status())
+            except Fs3Error as error:
+                if error.code not in _NOT_YET:
+                    raise
+                return f"the metaserver does not answer ({error.detail})"
+            return None
+
+        wait_for(complaint)
+        return found[0]
+
+    def members(self) -> list[str]:
+        """The nodes of the first chain, head first; one that just had its lease late is waited for.
+
+        On a loaded machine a node may be out for a moment, and is the tail when it has returned.
+        """
+        nodes: list[str] = []
+
+        def complaint() -> str | None:
+            nodes[:] = [f"node-{replica.node}" for replica in self.status().chains[0].serving]
+            return None if len(nodes) == len(self.nodes) else f"only {nodes} serve"
+
+        wait_for(complaint)
+        return nodes
 
     def _make_chains(self) -> str | None:
         try:
@@ -185,28 +211,35 @@ class NetworkedCluster:
                 if len(calls.status().nodes) < len(self.nodes):
                     return "not every node has registered"
                 if not calls.routing().chains:
-                    calls.create_chains(len(self.nodes))
+                    # Of all of them: chains of those that are open by now would be all there are.
+                    calls.create_chains(len(self.nodes), targets=self._targets())
         except Fs3Error as error:
             if error.code not in _NOT_YET:
                 raise
             return error.detail
         return None
 
+    def _targets(self) -> list[int]:
+        return [int(target) for node in self.files.read().nodes for target in node.targets]
+
     def problem(self) -> str | None:
         """What keeps the cluster from being whole."""
+        # Before the manager is asked: what it heard of a daemon before must be older than this.
+        now_s = time.monotonic()
         for daemon in self.daemons:
             ended = self._keeper.poll(daemon)
             if ended is not None:
                 return f"{daemon} has ended with {ended}"
         try:
-            status = self.status()
+            with self.administration() as calls:
+                status = calls.status()
         except Fs3Error as error:
             if error.code not in _NOT_YET:
                 raise
             return f"the metaserver does not answer ({error.detail})"
         found = status.problems
         for node in status.nodes:
-            age_s = time.monotonic() - self._started_s[f"node-{node.info.node}"]
+            age_s = now_s - self._started_s[f"node-{node.info.node}"]
             if node.heartbeat_age_ms >= age_s * 1000:
                 found.append(f"node {node.info.node} was not heard since its start")
         serving = [t for t in status.targets if t.public_state is PublicState.SERVING]

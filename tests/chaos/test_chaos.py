@@ -112,12 +112,12 @@ def test_neighbours_of_a_chain_lose_each_other_while_both_reach_the_manager(
     """Head and middle both ways, then middle and tail one way, of the chain as it is by then."""
     with work.going_on():
         for before, behind, both in ((0, 1, True), (1, 2, False)):
-            status = cluster.status()
-            nodes = [f"node-{replica.node}" for replica in status.chains[0].serving]
+            nodes = cluster.members()
+            version = cluster.status().routing_version
             cluster.network.cut(nodes[before], nodes[behind])
             if both:
                 cluster.network.cut(nodes[behind], nodes[before])
-            wait_until_changed(cluster, status.routing_version)
+            wait_until_changed(cluster, version)
             work.progress(100)
             cluster.network.heal()
             cluster.wait_healthy()
@@ -127,7 +127,7 @@ def test_neighbours_of_a_chain_lose_each_other_while_both_reach_the_manager(
 def test_head_and_tail_need_not_reach_each_other(cluster: NetworkedCluster, work: Work) -> None:
     """Reads of a dirty chunk at the head ask the tail, and are answered when it is committed."""
     with work.going_on():
-        nodes = [f"node-{replica.node}" for replica in cluster.status().chains[0].serving]
+        nodes = cluster.members()
         cluster.network.cut(nodes[0], nodes[2])
         cluster.network.cut(nodes[2], nodes[0])
         work.progress(200)
