@@ -38,12 +38,12 @@ END_S = 20.0
 class Process:
     """A metaserver that runs, and ways to talk to it."""
 
-    def __init__(self, directory: Path, cluster: str = CLUSTER) -> None:
+    def __init__(self, directory: Path, *more: str) -> None:
         self._ports = directory / "ports.json"
         self._ports.unlink(missing_ok=True)
         self._channels: list[Channel] = []
         self.process = subprocess.Popen(
-            _command(directory, cluster), stderr=subprocess.PIPE, text=True
+            _command(directory, CLUSTER, *more), stderr=subprocess.PIPE, text=True
         )
         assert self.process.stderr is not None
         for line in self.process.stderr:
@@ -89,8 +89,8 @@ def _command(directory: Path, cluster: str = CLUSTER, *more: str) -> Sequence[st
 
 
 @contextlib.contextmanager
-def running(directory: Path) -> Iterator[Process]:
-    made = Process(directory)
+def running(directory: Path, *more: str) -> Iterator[Process]:
+    made = Process(directory, *more)
     try:
         yield made
     finally:
@@ -138,7 +138,7 @@ def test_sigterm_ends_it_with_status_0_though_streams_and_connections_are_open(m
     stream = watcher.watch_routing(cluster_pb2.GetRoutingRequest())
     next(stream)
     metaserver.process.send_signal(signal.SIGTERM)
-    assert metaserver.process.wait(5) == 0
+    assert metaserver.process.wait(END_S) == 0
     with contextlib.suppress(Fs3Error):
         assert list(stream) == []
 
@@ -177,7 +177,8 @@ def test_a_signal_ends_it_at_whatever_moment_it_comes(tmp_path):
 
 
 def test_namespace_and_chains_survive_kill_9(tmp_path):
-    with running(tmp_path) as first:
+    patient = ("--manager.lease-ms", "600000")  # the nodes are not heard again, and not lost either
+    with running(tmp_path, *patient) as first:
         made = make_directory(first.stub(), b"kept")
         manager = first.stub(MANAGER)
         for node in (1, 2, 3):
@@ -189,7 +190,7 @@ def test_namespace_and_chains_survive_kill_9(tmp_path):
         before = manager.create_chains(cluster_pb2.CreateChainsRequest(replicas=3))
         assert len(before.chains) == 1
         first.end(signal.SIGKILL)
-    with running(tmp_path) as second:
+    with running(tmp_path, *patient) as second:
         lookup = pb.LookupRequest(parent=1, name=b"kept")
         assert second.stub().lookup(lookup, who=ROOT).inode == made.inode
         after = second.stub(MANAGER).get_routing(cluster_pb2.GetRoutingRequest())
