@@ -21,10 +21,14 @@ LIMIT_S = 60.0
 
 @contextmanager
 def kv_cluster(
-    directory: Path, storageserver_settings: Extra | None = None
+    directory: Path,
+    storageserver_settings: Extra | None = None,
+    metaserver_settings: Extra | None = None,
 ) -> Iterator[RunningCluster]:
     """Three nodes, two targets each in chains of three, and one each alone."""
-    running = RunningCluster(directory, Shape(kv_targets=1), None, storageserver_settings)
+    running = RunningCluster(
+        directory, Shape(kv_targets=1), metaserver_settings, storageserver_settings
+    )
     try:
         with running:
             yield running
