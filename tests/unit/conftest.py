@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -22,3 +23,15 @@ def restored_logging() -> Iterator[None]:
     for handler in handlers:
         root.addHandler(handler)
     root.setLevel(level)
+
+
+@pytest.fixture
+def stays_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written leaves when it has to, never because a loaded machine took a second."""
+    monkeypatch.setattr("fs3.client.open_inodes.DIRTY_AGE_S", math.inf)
+
+
+@pytest.fixture
+def no_upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients ask for what their callers want, and nothing in the background."""
+    monkeypatch.setattr("fs3.client.context.ClientContext._start_upkeep", lambda _: None)

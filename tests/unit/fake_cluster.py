@@ -22,6 +22,7 @@ from fs3.checksum import crc32c
 from fs3.client.api import Client
 from fs3.client.context import ClientContext
 from fs3.client.pipeline import Pipeline
+from fs3.client.ports import PortReservation
 from fs3.clock import SystemClock
 from fs3.core.chain import next_chain
 from fs3.core.chunks import UpdateKind
@@ -58,12 +59,13 @@ from fs3.types import Credentials
 CLUSTER = "fake"
 ROOT = Credentials(uid=0, gid=0)
 CHUNK_BYTES = 64 << 10
+WAIT_S = 60.0  # for what comes at once, however loaded the machine is
 
 
 class FakeNode:
     """One storageserver with one target per chain it is in. Its methods run in the reactor."""
 
-    def __init__(self, cluster: FakeCluster, node: NodeId) -> None:
+    def __init__(self, cluster: FakeCluster, node: NodeId, address: str) -> None:
         self.cluster = cluster
         self.node = node
         self.chunks: dict[bytes, bytearray] = {}
@@ -77,12 +79,11 @@ class FakeNode:
         self.held: list[Callable[[], None]] | None = None  # answers kept back, if it is a list
         self.refuse: list[Code] = []  # so many items are refused with these codes
         self.before_request: Callable[[], None] | None = None
-        self.address = "127.0.0.1:0"
+        self.address = address
         self.start()
 
     def start(self) -> None:
         self.server = FrameServer(self.cluster.reactor, CLUSTER, None, self.address)
-        self.address = self.server.address
         self.server.take([dataplane.READ_BATCH], self._on_read)
         self.server.take([dataplane.WRITE_BATCH], self._on_write)
         self.server.take([dataplane.SUSPECT], self._on_suspect)
@@ -261,12 +262,18 @@ class FakeCluster:
         self.applied: Counter[tuple[bytes, int, int]] = Counter()  # writes carried out
         self.synced: dict[NodeId, set[bytes]] = {NodeId(n): set() for n in range(1, nodes + 1)}
         self.reactor = Reactor()
-        self.nodes = {NodeId(n): FakeNode(self, NodeId(n)) for n in range(1, nodes + 1)}
+        # Held to the end: while a server is away nobody else listens, or talks, on its port.
+        self._ports = PortReservation(nodes + 1)
+        meta_address, *addresses = [f"127.0.0.1:{port}" for port in self._ports.ports]
+        self.nodes = {
+            NodeId(n): FakeNode(self, NodeId(n), address)
+            for n, address in enumerate(addresses, start=1)
+        }
         self.dead: set[NodeId] = set()
         self.routing = self._first_routing(chains, replicas)
         self.feed = RoutingFeed(self.routing, 100)
         self.metadata_calls: Counter[str] = Counter()
-        self._start_metaserver()
+        self._start_metaserver(meta_address)
         self._thread = threading.Thread(target=self.reactor.run, name="fake-cluster", daemon=True)
         self._thread.start()
         self._clients: list[Client] = []
@@ -301,7 +308,7 @@ class FakeCluster:
             alive=True,
         )
 
-    def _start_metaserver(self) -> None:
+    def _start_metaserver(self, address: str) -> None:
         clock = SystemClock()
         self.engine = MemoryEngine()
         self.engine.run(namespace.make_root, Layout(CHUNK_BYTES, 3), clock.wall_ns())
@@ -321,12 +328,11 @@ class FakeCluster:
         self.handlers.add(metadata, _Counted(self.service, self.metadata_calls))
         manager_service = cluster_pb2.DESCRIPTOR.services_by_name["ClusterManager"]
         self.handlers.add(manager_service, _FakeManager(self))
-        self.meta_address = "127.0.0.1:0"
+        self.meta_address = address
         self._serve_metadata()
 
     def _serve_metadata(self) -> None:
         self.meta_server = FrameServer(self.reactor, CLUSTER, None, self.meta_address)
-        self.meta_address = self.meta_server.address
         self.meta_threads = serve_handlers(self.meta_server, self.handlers, workers=4)
 
     # What a test does to it.
@@ -336,8 +342,8 @@ class FakeCluster:
             FrameChannel([self.meta_address], CLUSTER),
             CLUSTER,
             who,
-            limits=Limits(**{"deadline_ms": 20_000, "request_ms": 10_000, **limits}),
-            retry_s=5.0,
+            limits=Limits(**{"deadline_ms": 100_000, "request_ms": 60_000, **limits}),
+            retry_s=WAIT_S,
             pipeline=Pipeline([self.meta_address], CLUSTER),
             addresses=[self.meta_address],
         )
@@ -354,7 +360,7 @@ class FakeCluster:
             done.set()
 
         self.reactor.call_soon(run)
-        assert done.wait(10)
+        assert done.wait(WAIT_S)
 
     def kill(self, node: int) -> None:
         """The process is gone; routing does not know yet."""
@@ -397,6 +403,7 @@ class FakeCluster:
 
     def stop_metaserver(self) -> None:
         self.in_reactor(self.meta_server.close)
+        self.meta_threads.close()
 
     def start_metaserver(self) -> None:
         self.in_reactor(self._serve_metadata)
@@ -409,12 +416,13 @@ class FakeCluster:
         self.feed.close()
         self.in_reactor(self._close_servers)
         self.reactor.stop()
-        self._thread.join(10)
+        self._thread.join()
         for node in self.nodes.values():
             node.threads.close()
         self.meta_threads.close()
         self.reactor.close()
         self.engine.close()
+        self._ports.release()
 
     def _close_servers(self) -> None:
         self.meta_server.close()
@@ -469,7 +477,7 @@ def fake_cluster(**shape: int) -> Iterator[FakeCluster]:
         cluster.close()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
     """For what another thread does; fails if it does not happen."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from storage_cluster import CHAIN, CLUSTER, StorageCluster
+from storage_cluster import CHAIN, CLUSTER, WAIT_S, StorageCluster
 
 from fs3 import dataplane
 from fs3.core.stamps import served_word
@@ -101,7 +101,7 @@ class Reader:
         return number
 
     def finish(self) -> Any:
-        (done,) = drive([self.connection], time.monotonic() + 20)
+        (done,) = drive([self.connection], time.monotonic() + WAIT_S)
         return done
 
     def read(self, *pieces: tuple[int, int, int], version: int | None = None) -> list[Any]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from fs3.transport.tcp import FrameServer
 
 CLUSTER = "unit"
 CHAIN = ChainId(1)
+WAIT_S = 60  # for what comes at once, however loaded the machine is
 
 
 class Node:
@@ -162,7 +164,14 @@ class StorageCluster:
                 future.set_exception(error)
 
         self.reactor.call_soon(run)
-        return future.result(20)
+        return future.result(WAIT_S)
+
+    def wait_until(self, true: Callable[[], bool], otherwise: str = "it never came true") -> None:
+        """Return when it holds in the reactor's thread; AssertionError if it does not."""
+        pause, deadline_s = threading.Event(), time.monotonic() + WAIT_S
+        while not self.call(true):
+            assert time.monotonic() < deadline_s, otherwise
+            pause.wait(0.01)
 
     def set_chain(
         self, *states: tuple[int, PublicState], lease_ms: int = 60_000, number: ChainId = CHAIN
@@ -186,7 +195,7 @@ class StorageCluster:
     def request(self, target: int, method: int, head: bytes, body: bytes = b"") -> tuple[Any, Any]:
         """One round trip with the node of ``target``: the reply's head and body."""
         host, port = self.nodes[target - 1].server.address.rsplit(":", 1)
-        with socket.create_connection((host, int(port)), 20) as peer:
+        with socket.create_connection((host, int(port)), WAIT_S) as peer:
             tag = frames.cluster_tag(CLUSTER)
             number = next(self._ids)
             kind = frames.FrameKind.REQUEST

@@ -133,6 +133,6 @@ def test_a_buffer_that_the_collector_releases_while_another_is_taken_hangs_nobod
 
     thread = threading.Thread(target=take, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert pool.used_bytes == 0

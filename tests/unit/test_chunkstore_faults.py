@@ -311,20 +311,20 @@ def test_syncs_that_wait_share_one_flush(machine):
         counts(name)
         if name == "fdatasync":
             began.set()
-            assert go_on.wait(20)
+            assert go_on.wait(60)
 
     store = DiskChunkStore(FaultyFiles(machine, on_call=gate), ROOT, SETTINGS)
     put(store, write(A, 1, 0, b"x"))
     threads = [threading.Thread(target=store.sync)]
     threads[0].start()
-    assert began.wait(20)
+    assert began.wait(60)
     put(store, write(A, 2, 0, b"y"))  # not covered by the flush under way
     threads += [threading.Thread(target=store.sync) for _ in range(5)]
     for thread in threads[1:]:
         thread.start()
     go_on.set()
     for thread in threads:
-        thread.join(20)
+        thread.join()
     assert counts.counts["fdatasync"] == 2
     machine.lose_power(Random(1))
     assert get(DiskChunkStore(FaultyFiles(machine), ROOT, SETTINGS), A) == b"y"
@@ -351,7 +351,7 @@ def test_reads_from_many_threads_see_whole_versions_only(machine):
             store.tick()
     stop.set()
     for thread in threads:
-        thread.join(20)
+        thread.join()
     assert problems == []
     store.tick()
     assert store.check() == []

@@ -20,6 +20,8 @@ from fs3.metaserver import keys
 from fs3.rpc_grpc import serve_grpc
 from fs3.types import Credentials
 
+pytestmark = pytest.mark.usefixtures("stays_gathered")
+
 
 @pytest.fixture
 def cluster():
@@ -271,7 +273,8 @@ def test_appends_of_two_clients_never_overlap(cluster, client):
     assert sorted(lines) == [f"line {i:04}" for i in range(20)]
 
 
-def test_old_gathered_writes_leave_by_themselves(cluster, client):
+def test_old_gathered_writes_leave_by_themselves(cluster, client, monkeypatch):
+    monkeypatch.setattr("fs3.client.open_inodes.DIRTY_AGE_S", 0.1)
     file = client.open_file("/f", "wb")
     file.write(b"x")
     wait_until(lambda: cluster.requests(dataplane.WRITE_BATCH) > 0)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_cluster import CHUNK_BYTES, FakeCluster, fake_cluster
+from fake_cluster import CHUNK_BYTES, FakeCluster, fake_cluster, wait_until
 
 from fs3 import dataplane
 from fs3.client.data import chunk_items, cut, items_of
@@ -120,7 +120,7 @@ def test_sync_reaches_every_replica_also_of_what_was_written_before(cluster):
 
 
 def test_a_new_chain_version_costs_one_refresh(cluster):
-    client = cluster.client()
+    client = cluster.client(look_ms=600_000)  # nor is newer routing looked for meanwhile
     content = random_bytes(3 * CHUNK_BYTES)
     write(client.context.data, 0, content)
     cluster.bump()
@@ -204,6 +204,7 @@ def test_bytes_that_rotted_on_the_way_are_read_from_another_replica(cluster):
     for _ in range(6):
         assert read(data, 0, 1000) == content
     assert all(node.requests[dataplane.READ_BATCH] for node in liars)
+    wait_until(lambda: all(node.suspected for node in liars))  # who is told does not answer
     for node in cluster.nodes.values():  # each has heard of its bad bytes, and of nobody else's
         assert set(node.suspected) == ({chunk_id(INODE, 0)} if node in liars else set())
 

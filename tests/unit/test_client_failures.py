@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from fake_cluster import CHUNK_BYTES, FakeCluster, fake_cluster, wait_until
+from fake_cluster import CHUNK_BYTES, WAIT_S, FakeCluster, fake_cluster, wait_until
 from kernel_calls import ROOT, Mount
 
 from fs3 import dataplane
@@ -19,6 +19,8 @@ from fs3.core.types import chunk_id
 from fs3.errors import Code, Fs3Error
 from fs3.metaserver import keys, namespace
 from fs3.types import SetAttributes
+
+pytestmark = pytest.mark.usefixtures("stays_gathered")
 
 
 @pytest.fixture
@@ -201,6 +203,7 @@ def test_a_write_that_is_told_of_an_old_failure_takes_nothing(cluster):
 
 
 def test_the_upkeep_survives_that_no_descriptor_is_left(cluster, monkeypatch):
+    monkeypatch.setattr(open_inodes, "DIRTY_AGE_S", 0.0)
     client = cluster.client()
     context = client.context
     with client.open_file("/f", "wb") as file:
@@ -213,7 +216,7 @@ def test_the_upkeep_survives_that_no_descriptor_is_left(cluster, monkeypatch):
         context._extend_at_s = 0.0
         with monkeypatch.context() as patch:
             patch.setattr(context.metadata, "extend_session", no_descriptor)
-            assert tried.wait(10)
+            assert tried.wait(WAIT_S)
         file.write(b"sent by the upkeep")
         wait_until(lambda: cluster.requests(dataplane.WRITE_BATCH) > 0)
         assert all(thread.is_alive() for thread in context._upkeep)
@@ -303,6 +306,7 @@ def test_chunks_to_be_synced_are_remembered_up_to_a_limit_then_synced(cluster, m
 
 def test_a_file_that_cannot_be_synced_does_not_keep_others_from_being_sent(cluster, monkeypatch):
     monkeypatch.setattr(open_inodes, "FILE_UNSYNCED_CHUNKS", 0)
+    monkeypatch.setattr(open_inodes, "DIRTY_AGE_S", 0.0)
     client = cluster.client()
     stuck, other = client.open_file("/stuck", "wb"), client.open_file("/other", "wb")
     stuck.write(b"x")
@@ -347,13 +351,13 @@ def test_what_is_written_while_a_cut_is_carried_out_is_not_counted_if_it_was_cut
 
     def late_trim(*args, **options):
         at_trim.set()
-        assert go_on.wait(10)
+        assert go_on.wait(WAIT_S)
         return original(*args, **options)
 
     cluster.control.trim = late_trim
     cut = threading.Thread(target=cutter.truncate, args=("/f", 0))
     cut.start()
-    assert at_trim.wait(10)
+    assert at_trim.wait(WAIT_S)
     (seen,) = writer.context.metadata.getattr_many([inode])
     file.handle.opened.learn(seen)
     file.pwrite(b"b" * 50, 50)
@@ -397,7 +401,7 @@ def test_a_metaserver_that_does_not_answer_holds_up_all_threads_only_once():
     class Stuck:
         def get_routing(self, request, timeout_s):
             answers.append(None)
-            assert go_on.wait(10)
+            assert go_on.wait(WAIT_S)
             raise Fs3Error(Code.MAYBE_APPLIED, "no answer in time")
 
     cache = RoutingCache(Stuck())
@@ -427,7 +431,7 @@ def test_a_metaserver_that_does_not_answer_holds_up_all_threads_only_once():
     wait_until(lambda: len(waiting) == 8)
     go_on.set()
     for thread in threads:
-        thread.join(10)
+        thread.join()
     assert len(answers) == 1
     cache.refresh(old)
     assert len(answers) == 2

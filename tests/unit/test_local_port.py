@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from local_port_rig import LONG_MS, PATTERN, Port, Reader, before_reading, damage, fill
-from storage_cluster import CLUSTER, StorageCluster
+from storage_cluster import CLUSTER, WAIT_S, StorageCluster
 
 from fs3 import dataplane
 from fs3.core.chunks import UpdateKind
@@ -109,7 +109,7 @@ def test_writes_and_suspicions_travel_on_the_same_connection(cluster, port):
     connection = LocalConnection(port.port.address, CLUSTER, lambda number, head: [])
     item = np.zeros(1, dataplane.READ_ITEM)
     connection.send(dataplane.SUSPECT, 5, item.tobytes())
-    (done,) = drive([connection], time.monotonic() + 20)
+    (done,) = drive([connection], time.monotonic() + WAIT_S)
     assert (done.request_id, done.error) == (5, None)
     connection.close()
 
@@ -172,15 +172,17 @@ def test_a_data_file_that_comes_later_is_passed_when_it_is_needed(cluster, reade
 
 def test_descriptors_end_with_their_connection_on_both_sides(cluster, port):
     cluster.write(0, b"x" * 100)
-    counts = []
+    before = None
     for _ in range(5):
         reader = Reader(port)
         reader.read((0, 0, 100))
         reader.connection.close()
         while port.granted:
             pass
-        counts.append(len(os.listdir("/proc/self/fd")))
-    assert counts[-1] <= counts[0]
+        before = before or len(os.listdir("/proc/self/fd"))
+    # Others' come and go: the store has a file open for a moment, now and then.
+    while len(os.listdir("/proc/self/fd")) > before:
+        pass
 
 
 def test_descriptors_of_a_forgotten_request_are_kept_for_the_next(cluster, reader):
@@ -330,7 +332,7 @@ def test_a_dirty_chunk_comes_as_bytes_and_its_neighbours_as_places(cluster, read
     allowed, sync = threading.Event(), head.sync
 
     def slow_sync() -> None:
-        assert allowed.wait(20)
+        assert allowed.wait(WAIT_S)
         sync()
 
     monkeypatch.setattr(head, "sync", slow_sync)
@@ -432,7 +434,7 @@ WANTS_TOO_MANY = (0).to_bytes(8, "little") + (9).to_bytes(4, "little") + bytes(4
 def test_a_head_that_makes_no_sense_is_answered_in_words(port, head):
     connection = LocalConnection(port.port.address, CLUSTER, lambda number, head: [])
     connection.send(dataplane.LOCATE, 1, head)
-    (done,) = drive([connection], time.monotonic() + 20)
+    (done,) = drive([connection], time.monotonic() + WAIT_S)
     assert (done.error.code, connection.dead) == (Code.PROTOCOL, False)
     connection.close()
 

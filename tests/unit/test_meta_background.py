@@ -204,7 +204,7 @@ def test_too_many_truncations_that_wait_are_told_to_ask_again(world):
 
     def wait(*arguments: object) -> int:
         entered.release()
-        assert leave.wait(20)
+        assert leave.wait(60)
         return trim(*arguments)
 
     world.control.trim = wait
@@ -216,7 +216,7 @@ def test_too_many_truncations_that_wait_are_told_to_ask_again(world):
     ]
     for thread in busy:
         thread.start()
-        assert entered.acquire(timeout=20)
+        assert entered.acquire(timeout=60)
     with pytest.raises(Fs3Error, match="too many truncations") as caught:
         world.truncations.finish(files[2].inode)
     assert caught.value.code is Code.MAYBE_APPLIED
@@ -406,9 +406,9 @@ def test_duty_goes_on_after_a_failure_with_a_code():
 
     duty = Periodic("work", work, 0.001, 0.002, on_death=lambda name: pytest.fail(name))
     duty.start()
-    assert third.wait(20)
+    assert third.wait(60)
     duty.stop()
-    assert duty.join(20)
+    assert duty.join(60)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -416,5 +416,5 @@ def test_duty_that_has_a_bug_says_so_and_ends():
     died: list[str] = []
     duty = Periodic("work", lambda: {}["missing"], 0.001, 0.002, died.append)
     duty.start()
-    assert duty.join(20)
+    assert duty.join(60)
     assert died == ["work"]

@@ -26,6 +26,8 @@ from fs3.client.mount_protocol import (
 from fs3.errors import Code, Fs3Error
 from fs3.types import FILE_BYTES_MAX, ROOT_INODE, SetAttributes
 
+pytestmark = pytest.mark.usefixtures("stays_gathered")
+
 
 @pytest.fixture
 def cluster():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 
@@ -18,6 +19,8 @@ from fs3.client.filesystem_interface import (
 )
 from fs3.errors import Code, Fs3Error
 from fs3.types import ROOT_INODE, SetAttributes
+
+pytestmark = pytest.mark.usefixtures("stays_gathered")
 
 
 @pytest.fixture
@@ -186,6 +189,13 @@ def test_random_writes_and_reads_agree_with_a_plain_buffer(mount):
     assert mount.get("f") == expected
 
 
+@pytest.fixture
+def ages_never(monkeypatch):
+    """What was read ahead does not become too old, however long a loaded machine takes."""
+    monkeypatch.setattr("fs3.client.read_ahead.WINDOW_AGE_S", math.inf)
+
+
+@pytest.mark.usefixtures("ages_never")
 def test_reading_in_order_reads_ahead(cluster, mount):
     content = os.urandom(40 * CHUNK_BYTES)
     mount.put("f", content)
@@ -196,6 +206,7 @@ def test_reading_in_order_reads_ahead(cluster, mount):
     mount.close(handle)
 
 
+@pytest.mark.usefixtures("ages_never")
 def test_memory_for_reading_ahead_is_bounded_and_given_back(mount, monkeypatch):
     monkeypatch.setattr("fs3.client.chunk_buffers.CLIENT_AHEAD_BYTES", 1 << 20)
     content = os.urandom(10 * CHUNK_BYTES)

@@ -6,15 +6,14 @@ import errno
 import os
 import random
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from storage_cluster import CHAIN, CLUSTER, StorageCluster
+from storage_cluster import CHAIN, CLUSTER, WAIT_S, StorageCluster
 
 from fs3 import dataplane, frames
 from fs3.checksum import crc32c
@@ -68,15 +67,6 @@ def fill(cluster: StorageCluster, count: int) -> None:
         assert cluster.write(slot, content(slot))[0]["code"] == Code.OK
 
 
-def wait_until(cluster: StorageCluster, true: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(2000):
-        if cluster.call(true):
-            return
-        pause.wait(0.01)
-    pytest.fail("never came true")
-
-
 def encode(cluster: StorageCluster, pieces: Sequence[tuple[int, int, int]]) -> bytes:
     items = np.zeros(len(pieces), dataplane.READ_ITEM)
     for item, (slot, offset, length) in zip(items, pieces, strict=True):
@@ -95,7 +85,7 @@ class SlowReader:
         host, port = cluster.nodes[target - 1].server.address.rsplit(":", 1)
         self.socket = socket.socket()
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-        self.socket.settimeout(30)
+        self.socket.settimeout(WAIT_S)
         self.socket.connect((host, int(port)))
         head = encode(cluster, pieces)
         kind, tag = frames.FrameKind.REQUEST, frames.cluster_tag(CLUSTER)
@@ -135,7 +125,7 @@ class Client:
     def read(self, pieces: Sequence[tuple[int, int, int]]) -> Any:
         self.buffers = [bytearray(b"\xee" * length) for _, _, length in pieces]
         self.connection.send(dataplane.READ_BATCH, 1, encode(self.cluster, pieces))
-        (done,) = drive([self.connection], time.monotonic() + 20)
+        (done,) = drive([self.connection], time.monotonic() + WAIT_S)
         return done
 
 
@@ -157,7 +147,7 @@ def test_a_batch_larger_than_the_window_arrives_whole_and_needs_no_buffer(
     assert (done.error, done.verified) == (None, True)
     assert [bytes(buffer) for buffer in client.buffers] == [content(slot) for slot in range(8)]
     assert cluster.call(lambda: pool._mapped_bytes) < 8 * MIB
-    wait_until(cluster, lambda: not readers_of(cluster))
+    cluster.wait_until(lambda: not readers_of(cluster))
 
 
 def test_pieces_of_every_kind_in_one_batch_come_in_order(cluster: StorageCluster) -> None:
@@ -196,7 +186,7 @@ def test_many_slow_readers_cost_no_memory(cluster: StorageCluster) -> None:
     assert lazy[3].body() == b"".join(content(n % 8) for n in range(64))
     for reader in lazy:
         reader.close()
-    wait_until(cluster, lambda: not readers_of(cluster))
+    cluster.wait_until(lambda: not readers_of(cluster))
 
 
 # -- blocks that would be reused -------------------------------------------------------------------
@@ -214,7 +204,7 @@ def test_blocks_are_not_reused_while_a_slow_reader_gets_them(
             assert cluster.write(slot, content(100 + turn * 8 + slot))[0]["code"] == Code.OK
     assert (results["version"] == 1).all()
     assert reader.body() == b"".join(content(slot) for slot in range(8))
-    wait_until(cluster, lambda: not readers_of(cluster))
+    cluster.wait_until(lambda: not readers_of(cluster))
     reader.close()
 
 
@@ -248,7 +238,7 @@ def reader_of_blocks_let_go(
     fill(cluster, chunks)
     reader = SlowReader(cluster, [(slot, 0, MIB) for slot in range(chunks)])
     reader.head()
-    wait_until(cluster, lambda: not readers_of(cluster))
+    cluster.wait_until(lambda: not readers_of(cluster))
     return reader
 
 
@@ -271,7 +261,7 @@ def test_an_answer_whose_chunk_has_changed_meanwhile_breaks_off_without_a_wrong_
     assert len(got) < len(whole)
     assert whole.startswith(got)
     reader.close()
-    wait_until(cluster, lambda: not readers_of(cluster))
+    cluster.wait_until(lambda: not readers_of(cluster))
     assert cluster.read([(5, 0, MIB)], 1)[1] == [content(105)]
 
 
@@ -284,7 +274,7 @@ def test_a_reader_that_goes_away_lets_go_of_what_it_was_to_get(
     reader.head()
     assert cluster.call(lambda: len(readers_of(cluster))) == 1
     reader.close()
-    wait_until(cluster, lambda: not readers_of(cluster))
+    cluster.wait_until(lambda: not readers_of(cluster))
 
 
 # -- disks that fail meanwhile ---------------------------------------------------------------------
@@ -300,7 +290,7 @@ def test_a_disk_that_fails_in_the_middle_of_an_answer_ends_it_and_its_target(
     done = client.read(pieces)
     assert done.error is not None
     assert done.error.code is Code.MAYBE_APPLIED  # the connection broke: ask elsewhere
-    wait_until(cluster, lambda: "the disk has gone" in cluster.nodes[0].target.problem)
+    cluster.wait_until(lambda: "the disk has gone" in cluster.nodes[0].target.problem)
     assert not cluster.call(lambda: dict(readers_of(cluster)))
     other = Client(cluster, 2)
     assert other.read(pieces).error is None

@@ -16,6 +16,14 @@ from fs3.errors import Code
 READ = 16 << 10
 
 
+@pytest.fixture(autouse=True)
+def now_s(monkeypatch):
+    """The clock by which windows become old: it stands still, whatever the machine's does."""
+    now = [1000.0]
+    monkeypatch.setattr(read_ahead, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
 @pytest.fixture
 def cluster():
     with fake_cluster() as made:
@@ -87,10 +95,8 @@ def test_a_seek_ends_what_was_ahead(cluster, file):
     assert asked(cluster) - before <= 21
 
 
-def test_what_was_read_ahead_is_shown_for_a_second_and_no_longer(cluster, file, monkeypatch):
+def test_what_was_read_ahead_is_shown_for_a_second_and_no_longer(cluster, file, now_s):
     """Another client's write to a file that is being read, within what was read ahead."""
-    now_s = [1000.0]
-    monkeypatch.setattr(read_ahead, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
     content = content_of(cluster, file)
     assert file.read(READ) == content[:READ]
     with cluster.client().open("/f", "r+b") as other:

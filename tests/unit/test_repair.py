@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from crc32c import crc32c
-from storage_cluster import StorageCluster
+from storage_cluster import WAIT_S, StorageCluster
 
 from fs3 import dataplane
 from fs3.compiled import plain
@@ -52,12 +52,7 @@ def damage(cluster: StorageCluster, target: int, slot: int, position: int) -> No
 
 def wait_until(cluster: StorageCluster, true: Callable[[], bool]) -> None:
     """Return when it holds in the reactor's thread."""
-    pause = threading.Event()
-    for _ in range(1000):
-        if cluster.call(true):
-            return
-        pause.wait(0.01)
-    pytest.fail(f"never came true; problems: {[n.target.report.problem for n in cluster.nodes]}")
+    cluster.wait_until(true, f"problems: {[n.target.report.problem for n in cluster.nodes]}")
 
 
 def stored(cluster: StorageCluster, target: int, slot: int) -> bytes | Code:
@@ -166,12 +161,12 @@ def test_an_update_of_a_chunk_that_is_being_brought_waits_for_it(
 
     def slow_fetch(*arguments: Any) -> Any:
         asked.set()
-        assert may_go_on.wait(20)
+        assert may_go_on.wait(WAIT_S)
         return fetch(*arguments)
 
     monkeypatch.setattr(repair, "fetch_chunk", slow_fetch)
     three.read([(5, 20_000, 10)], 2)
-    assert asked.wait(20)
+    assert asked.wait(WAIT_S)
     results: list[int] = []
     write = threading.Thread(target=lambda: results.append(three.write(5, b"new")[0]["code"]))
     write.start()
@@ -254,7 +249,7 @@ def test_a_resync_source_with_bad_bytes_repairs_them_first(three: StorageCluster
     three.write(5, b"newer")
     damage(three, 2, 5, 150_000)
     three.set_chain((1, S), (2, S), (3, Y))
-    assert three.nodes[2].uptodate.wait(20), "the resync never ended"
+    assert three.nodes[2].uptodate.wait(WAIT_S), "the resync never ended"
     three.set_chain((1, S), (2, S), (3, S))
     assert stored(three, 3, 5) == stored(three, 2, 5) == b"newer" + DATA[5:]
 

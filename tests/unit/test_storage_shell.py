@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from crc32c import crc32c
-from storage_cluster import StorageCluster
+from storage_cluster import WAIT_S, StorageCluster
 
 from fs3 import dataplane
 from fs3.core.chunks import UpdateKind
@@ -120,8 +120,9 @@ def test_a_returning_replica_is_resynced_while_writes_go_on(three: StorageCluste
     three.set_chain((1, S), (2, S), (3, Y))
     three.write(12, b"during" * 100)
     node = three.nodes[2]
-    assert node.uptodate.wait(20), "the resync never ended"
+    assert node.uptodate.wait(WAIT_S), "the resync never ended"
     three.set_chain((1, S), (2, S), (3, S))
+    three.wait_until(lambda: node.target.core.serving)  # it has joined its predecessor
     for slot in range(20):
         assert three.read([(slot, 0, 70_000)], 3)[1] == three.read([(slot, 0, 70_000)], 1)[1]
     scans = [

@@ -147,7 +147,7 @@ def test_chunks_of_an_older_chain_are_gone_before_the_target_is_ready_for_the_ne
     changed = on_change(two, 2)
     two.set_chain((2, OFF), number=OTHER)
     while state(two, 2) is not LocalState.ONLINE:
-        assert changed.wait(10)
+        assert changed.wait(60)
     assert slots(two, 2) == 0
     assert chain_of(two, 2, tmp_path) == OTHER
 
@@ -173,7 +173,7 @@ def test_an_emptying_that_breaks_off_is_not_taken_for_all_of_the_old_chain(
     changed = on_change(two, 2)
     two.call(lambda: target.on_chain(left))
     while state(two, 2) is not LocalState.ONLINE:
-        assert changed.wait(10)
+        assert changed.wait(60)
     assert slots(two, 2) == 0
     assert chain_of(two, 2, tmp_path) == CHAIN
 
@@ -200,6 +200,6 @@ def test_a_target_taken_into_another_chain_unheard_stops_serving_the_first(
     two.set_chain((1, OFF), (2, S), number=OTHER)
     assert two.nodes[0].target.core is None
     while state(two, 1) is not LocalState.ONLINE:
-        assert changed.wait(10)
+        assert changed.wait(60)
     assert slots(two, 1) == 0
     assert two.read([(1, 0, 10)], 1)[0][0]["code"] == Code.NOT_SERVING

@@ -16,6 +16,12 @@ BATCH = 4 * CHUNK_BYTES
 
 
 @pytest.fixture
+def no_file_upkeep(monkeypatch):
+    """Nothing leaves, and nobody waits for what is under way, for the reason that time goes by."""
+    monkeypatch.setattr(OpenInode, "upkeep", lambda *_: None)
+
+
+@pytest.fixture
 def cluster(monkeypatch):
     monkeypatch.setattr(write_behind, "FILE_DIRTY_BYTES", BATCH)
     with fake_cluster() as made:
@@ -51,6 +57,7 @@ def dirty_bytes(client) -> int:
     return client.context.files.buffers._dirty_bytes
 
 
+@pytest.mark.usefixtures("no_file_upkeep")
 def test_full_batches_leave_and_the_writer_does_not_wait_for_the_answers(cluster):
     client = cluster.client()
     content = random.Random(1).randbytes(write_behind.BATCHES_UNDER_WAY * BATCH + CHUNK_BYTES)
@@ -75,6 +82,7 @@ def test_what_is_under_way_is_read_back_only_when_it_is_there(cluster):
     assert client.read("/f") == content
 
 
+@pytest.mark.usefixtures("no_file_upkeep")
 def test_a_chunk_written_again_while_it_is_under_way_ends_as_written_last(cluster):
     client = cluster.client()
     file = client.open_file("/f", "wb")
@@ -88,7 +96,7 @@ def test_a_chunk_written_again_while_it_is_under_way_ends_as_written_last(cluste
 
 
 @pytest.fixture
-def waits(cluster, monkeypatch):
+def waits(cluster, monkeypatch, no_file_upkeep):
     """What the cluster had seen, as (writes, changes of attributes), at each wait for a batch.
 
     Until then no batch is answered.
@@ -104,7 +112,6 @@ def waits(cluster, monkeypatch):
         return original(self)
 
     monkeypatch.setattr(write_behind.WriteBehind, "_end_oldest", end_oldest)
-    monkeypatch.setattr(OpenInode, "upkeep", lambda *_: None)  # it would wait for a batch, too
     return seen
 
 
