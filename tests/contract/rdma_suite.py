@@ -9,7 +9,7 @@ import time
 
 import frame_peers
 import rdma_peers
-from frame_peers import BIG, COUNT, ECHO, PATTERN
+from frame_peers import BIG, COUNT, ECHO, PATTERN, WAIT_S
 from rdma_peers import Client, Server
 
 from fs3.errors import Code
@@ -43,7 +43,7 @@ def test_a_closed_connection_leaves_no_descriptor_for_the_garbage_collector(serv
         before = descriptors()
         for _ in range(5):
             Client(server).connection.close()
-        assert descriptors() == before
+        assert descriptors() <= before
     finally:
         gc.enable()
 
@@ -54,7 +54,7 @@ def test_no_more_replies_are_on_their_way_than_the_receiver_permits(server):
     ids = [(c, c.send(ECHO, b"", [PATTERN[:700_000]], [700_000])) for c in clients for _ in "123"]
     assert permits.used_bytes == 700_000
     done = {}
-    deadline_s = time.monotonic() + 60
+    deadline_s = time.monotonic() + WAIT_S
     while len(done) < len(ids):
         completions = drive([c.connection for c in clients], deadline_s)
         assert completions
@@ -86,7 +86,7 @@ def test_a_body_that_was_read_is_seen_though_it_came_before_anybody_looked(monke
         client = Client(server)
         for _ in range(8):
             request_id = client.send(ECHO, b"", [PATTERN[:100_000]], [100_000])
-            assert client.finish(30)[request_id].error is None
+            assert client.finish()[request_id].error is None
             assert client.body(request_id) == PATTERN[:100_000]
         client.connection.close()
 
@@ -107,7 +107,7 @@ def test_a_queue_pair_that_fails_here_ends_the_connection_and_loses_no_answer(se
     client = Client(server)
     asked = client.send(COUNT, b"never answered")
     rdma_peers.force_error(client.connection._link)
-    error = client.finish(30)[asked].error
+    error = client.finish()[asked].error
     assert error is not None
     assert (error.code, client.connection.dead) == (Code.MAYBE_APPLIED, True)
     frame_peers.assert_serves(server)
@@ -118,7 +118,7 @@ def test_a_queue_pair_that_fails_there_ends_the_connection_and_loses_no_answer(s
     asked = client.send(COUNT, b"never answered")
     server.wait_for(lambda: server.counted[b"never answered"] == 1)
     server.on_loop(lambda: [rdma_peers.force_error(caller.link) for caller in server.rdma.callers])
-    error = client.finish(30)[asked].error
+    error = client.finish()[asked].error
     assert error is not None
     assert (error.code, client.connection.dead) == (Code.MAYBE_APPLIED, True)
     frame_peers.assert_serves(server)
@@ -152,8 +152,14 @@ def test_a_forgotten_request_keeps_the_others_and_the_link(server):
     client.connection.forget(given_up)
     (memory,) = client.room[given_up]
     memory[:] = b"\x55" * len(memory)
-    done = client.finish(2)
-    assert set(done) == {kept}
+    # An answer to what was forgotten would have come before one to what was asked last.
+    last = client.send(ECHO, b"", [PATTERN[:500_000]], [500_000])
+    done, deadline_s = {}, time.monotonic() + WAIT_S
+    while not done.keys() >= {kept, last}:
+        completions = drive([client.connection], deadline_s)
+        assert completions
+        done |= {c.request_id: c for c in completions}
+    assert set(done) == {kept, last}
     assert client.body(kept) == PATTERN[:500_000]
     assert bytes(memory) == b"\x55" * len(memory)
     assert client.connection.up
@@ -177,7 +183,7 @@ def test_threads_each_with_a_connection_of_their_own(server):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(WAIT_S)
     assert results == [True] * 80
 
 

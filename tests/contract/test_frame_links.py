@@ -4,7 +4,7 @@ import socket
 import threading
 
 import pytest
-from frame_peers import CLUSTER, COUNT, PATTERN, Server, unused_address
+from frame_peers import CLUSTER, COUNT, PATTERN, WAIT_S, Server, unused_address
 
 from fs3.reactor import Reactor
 from fs3.transport import peer
@@ -42,7 +42,7 @@ class Link:
 
     def wait_for(self, states):
         with self.changed:
-            assert self.changed.wait_for(lambda: self.states == states, 10), self.states
+            assert self.changed.wait_for(lambda: self.states == states, WAIT_S), self.states
 
     def send(self, *arguments):
         self.reactor.call_soon(lambda: self.peer.send(*arguments))
@@ -50,7 +50,7 @@ class Link:
     def close(self):
         self.reactor.call_soon(self.peer.close)
         self.reactor.stop()
-        self.thread.join(10)
+        self.thread.join(WAIT_S)
         self.reactor.close()
 
 
@@ -62,7 +62,7 @@ def test_a_link_delivers_one_way_frames_in_order(server):
         link.send(COUNT, b"%d" % i, [PATTERN[: i * 100]])
     link.send(COUNT, b"last", [PATTERN[:10]], released.set)
     server.wait_for(lambda: server.counted[b"last"] == 1)
-    assert released.wait(10)
+    assert released.wait(WAIT_S)
     assert list(server.counted) == [b"%d" % i for i in range(100)] + [b"last"]
     assert server.counted_bytes == sum(i * 100 for i in range(100)) + 10
     link.close()
@@ -83,7 +83,7 @@ def test_what_is_sent_on_a_link_that_is_down_is_dropped_and_released():
         link = Link(unused_address(probe))
         released = threading.Event()
         link.send(COUNT, b"lost", [PATTERN[:10]], released.set)
-        assert released.wait(10)
+        assert released.wait(WAIT_S)
         link.close()
         assert link.states == []
 
@@ -101,7 +101,7 @@ def test_a_link_that_waits_to_be_tried_again_is_tried_at_once_when_there_is_news
     monkeypatch.setattr(peer.FramePeer, "_retry_later", note)
     with socket.socket() as neighbour:
         link = Link(unused_address(neighbour))
-        assert waits.wait(60)
+        assert waits.wait(WAIT_S)
         neighbour.listen()
         link.reactor.call_soon(lambda: link.peer.hurry())
         link.wait_for([True])
@@ -124,7 +124,7 @@ def test_a_link_whose_queue_is_full_refuses_frames_until_it_has_room(server):
     link.wait_for([True])
     taken, released = [], []
     filled = threading.Event()
-    server.reactor.call_soon(filled.wait, 10)  # it reads nothing meanwhile
+    server.reactor.call_soon(filled.wait, WAIT_S)  # it reads nothing meanwhile
 
     def fill():
         for i in range(200):

@@ -8,7 +8,7 @@ import socket
 import threading
 
 import pytest
-from frame_peers import CLUSTER, Server
+from frame_peers import CLUSTER, WAIT_S, Server
 
 from fs3.errors import Code, Fs3Error
 from fs3.proto import common_pb2
@@ -66,11 +66,11 @@ def test_a_link_that_found_no_descriptor_tries_again(no_descriptors):
         thread = threading.Thread(target=reactor.run)
         thread.start()
         try:
-            assert up.wait(10)
+            assert up.wait(WAIT_S)
         finally:
             reactor.call_soon(lambda: [peer.close() for peer in peers])
             reactor.stop()
-            thread.join(10)
+            thread.join(WAIT_S)
             reactor.close()
 
 
@@ -88,7 +88,7 @@ class Slow:
 
     def make_directory(self, request):
         self.entered.set()
-        assert self.go_on.wait(10)
+        assert self.go_on.wait(WAIT_S)
         return pb.InodeReply()
 
     def unlink(self, request):
@@ -105,11 +105,12 @@ def test_what_waits_for_a_worker_is_not_begun_when_its_caller_has_gone():
     thread = threading.Thread(target=reactor.run)
     thread.start()
     channels = [FrameChannel([server.address], CLUSTER) for _ in range(2)]
-    first, second = (Stub(c, METADATA, CLUSTER, client_id=1, timeout_s=10) for c in channels)
+    first, second = (Stub(c, METADATA, CLUSTER, client_id=1, timeout_s=WAIT_S) for c in channels)
+    second.unlink(pb.UnlinkRequest(name=b"connected"))  # so the next one leaves at once
     busy = threading.Thread(target=first.make_directory, args=(pb.MakeDirectoryRequest(),))
     busy.start()
     try:
-        assert slow.entered.wait(10)
+        assert slow.entered.wait(WAIT_S)
         with pytest.raises(Fs3Error) as caught:
             second.unlink(pb.UnlinkRequest(name=b"late"), timeout_s=0.2)
         assert caught.value.code is Code.MAYBE_APPLIED
@@ -118,16 +119,16 @@ def test_what_waits_for_a_worker_is_not_begun_when_its_caller_has_gone():
             reactor.call_soon(lambda: len(server.connections) == 1 and gone.set())
             gone.wait(0.01)
         slow.go_on.set()
-        busy.join(10)
+        busy.join(WAIT_S)
         second.unlink(pb.UnlinkRequest(name=b"in time"))
-        assert slow.unlinked == [b"in time"]
+        assert slow.unlinked == [b"connected", b"in time"]
     finally:
         slow.go_on.set()
         for channel in channels:
             channel.close()
         reactor.call_soon(server.close)
         reactor.stop()
-        thread.join(10)
+        thread.join(WAIT_S)
         workers.close()
         reactor.close()
 

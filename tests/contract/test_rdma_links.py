@@ -9,7 +9,7 @@ import pytest
 import rdma_peers
 import test_frame_links
 from fake_verbs import Fabric
-from frame_peers import COUNT, PATTERN
+from frame_peers import COUNT, PATTERN, WAIT_S
 from rdma_peers import Server
 
 from fs3.core.types import NodeId
@@ -58,7 +58,7 @@ class Link(test_frame_links.Link):
                 self.reactor.call_later(0.001, look)
 
         self.reactor.call_soon(look)
-        assert done.wait(10)
+        assert done.wait(WAIT_S)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_bodies_are_read_by_the_neighbour_and_frames_stay_in_order(server, fabri
         link.send(COUNT, b"%d" % i, [PATTERN[:size]])
     link.send(COUNT, b"last", [PATTERN[:100_000]], released.set)
     server.wait_for(lambda: server.counted[b"last"] == 1)
-    assert released.wait(10)
+    assert released.wait(WAIT_S)
     assert list(server.counted) == [b"%d" % i for i in range(100)] + [b"last"]
     assert server.counted_bytes == sum(sizes) + 100_000
     assert fabric.moved_bytes[Opcode.READ] == sum(n for n in sizes if n > 8192) + 100_000
@@ -124,7 +124,7 @@ def test_what_is_sent_whenever_a_link_comes_up_arrives_after_its_neighbour_was_a
     link.wait_up()
     server.on_loop(lambda: [c.close() for c in server.frames.connections])
     with link.changed:
-        assert link.changed.wait_for(lambda: len(link.states) >= 3 and link.states[-1], 10)
+        assert link.changed.wait_for(lambda: len(link.states) >= 3 and link.states[-1], WAIT_S)
     server.wait_for(lambda: server.counted[b"2"] + server.counted[b"3"] > 0)
     link.close()
 
@@ -144,9 +144,9 @@ def test_what_a_dead_queue_pair_had_under_way_is_released(server):
     link = Link(server.frames.address)
     link.wait_up()
     released, stopped = threading.Event(), threading.Event()
-    server.reactor.call_soon(stopped.wait, 10)  # it reads nothing meanwhile
+    server.reactor.call_soon(stopped.wait, WAIT_S)  # it reads nothing meanwhile
     link.send(COUNT, b"lost", [PATTERN[:100_000]], released.set)
     link.reactor.call_soon(lambda: link.peer._fast._link.queue_pair.fail())
-    assert released.wait(10)
+    assert released.wait(WAIT_S)
     stopped.set()
     link.close()

@@ -12,6 +12,7 @@ from frame_peers import (
     ECHO,
     NO_BODY,
     PATTERN,
+    WAIT_S,
     Client,
     Server,
     assert_serves,
@@ -106,7 +107,7 @@ def test_many_connections_are_served_at_once(server):
     ids = [
         client.send(ECHO, b"c%d" % i, [PATTERN[:777]], [777]) for i, client in enumerate(clients)
     ]
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + WAIT_S
     done = {}
     while len(done) < len(clients):
         completions = drive([c.connection for c in clients], deadline_s)
@@ -125,7 +126,7 @@ def test_a_reader_that_takes_no_answers_is_not_read_and_stalls_nobody(server):
     client = Client(server)
     for _ in range(50):
         request_id = client.send(ECHO, b"", [PATTERN[:4096]], [4096])
-        assert client.finish(5)[request_id].error is None
+        assert client.finish()[request_id].error is None
     # The limit, one answer beyond it, and what one turn takes: not all 160 MiB.
     waiting = server.on_loop(lambda: max(c.unsent_bytes for c in server.frames.connections))
     assert waiting <= Limits().unsent_bytes + (4 << 20)
@@ -337,7 +338,7 @@ def test_what_nobody_listens_to_completes_as_unreachable():
     with socket.socket() as probe:
         connection = DataConnection(unused_address(probe), CLUSTER, lambda _id, _head: None)
         connection.send(NO_BODY, 1, b"")
-        (completion,) = drive([connection], time.monotonic() + 10)
+        (completion,) = drive([connection], time.monotonic() + WAIT_S)
     assert completion.error is not None
     assert completion.error.code is Code.UNREACHABLE
     assert connection.dead
@@ -409,7 +410,7 @@ def test_hosts_by_name_and_ipv6_are_reached():
         for host in ("[::1]", "127.0.0.1", "localhost"):
             connection = DataConnection(f"{host}:{port}", CLUSTER, lambda _id, _head: None)
             connection.send(NO_BODY, 1, host.encode())
-            (completion,) = drive([connection], time.monotonic() + 10)
+            (completion,) = drive([connection], time.monotonic() + WAIT_S)
             assert (completion.head, completion.error) == (host.encode(), None)
             connection.close()
         server.on_loop(listener.close)
