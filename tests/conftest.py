@@ -1,9 +1,15 @@
-"""For all tests: how long an example takes decides nothing, since test machines are loaded."""
+"""For all tests: how long an example takes decides nothing, since test machines are loaded.
+
+Nor does gRPC in a process that forks: its handlers, which would prepare the child for calls that no
+child of a test makes, run in whatever state another test has left it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # The environments of other projects (tests/adapters) have no hypothesis.
 if importlib.util.find_spec("hypothesis") is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SERVER = Path(__file__).with_name("serve_memory.py")
-STOP_TIMEOUT_S = 30
+STOP_TIMEOUT_S = 60
 
 
 def why_no_mount() -> str | None:

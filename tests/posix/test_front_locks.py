@@ -66,8 +66,8 @@ import fcntl, signal, sys
 def stop(*_): raise TimeoutError
 signal.signal(signal.SIGALRM, stop)
 file = open(sys.argv[1], "r+b")
-signal.setitimer(signal.ITIMER_REAL, 0.3)
 try:
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
     fcntl.flock(file, fcntl.LOCK_EX)
 except TimeoutError:
     print("interrupted")

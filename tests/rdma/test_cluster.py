@@ -34,15 +34,18 @@ def test_files_are_written_and_read_back_by_another_client(cluster, client):
     rng = random.Random(1)
     contents = {f"/files-{n}": rng.randbytes(rng.randrange(3 * CHUNK)) for n in range(8)}
     other = cluster.client()
-    for _ in "ab":  # until a link is up, which its first request sees to, requests go over TCP
+    packets = sum(map(len, contents.values())) // 4096
+    for _ in range(20):  # until a link is up, which its first request sees to, they go over TCP
         before = nic_packets()
         for path, content in contents.items():
             client.write(path, content)
         written = nic_packets() - before
         assert {path: other.read(path) for path in contents} == contents
         read = nic_packets() - before - written
-    packets = sum(map(len, contents.values())) // 4096
-    assert (written > packets, read > packets // 2) == (True, True)
+        if written > packets and read > packets // 2:
+            break
+    else:
+        pytest.fail(f"{written} packets written, {read} read for {packets} of content")
 
 
 def test_chain_neighbours_forward_by_rdma(cluster, monkeypatch):
@@ -143,11 +146,12 @@ def test_when_the_nic_goes_down_reads_and_writes_go_on_over_tcp(cluster, client,
         wait_until(lambda: rounds >= reached + 2 or failures)
     finally:
         done.set()
-        thread.join(60)
+        thread.join(180)
+    assert not thread.is_alive()
     assert failures == []
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 180.0) -> None:
     end_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end_s

@@ -89,10 +89,11 @@ def test_a_missing_chunk_is_none_and_ends_a_prefix(engine, loop):
 
 
 def test_a_cluster_that_is_away_is_misses(cluster, settings, loop):
+    asked, patient = keys(0, 4), Engine(settings, loop)
+    patient.backend.batched_submit_put_task(asked, [patient.chunk(i) for i in range(4)])
+    eventually(lambda: patient.backend.batched_contains(asked) == 4)
+    patient.close()
     engine = Engine(settings | {"remote_storage_plugin.fs3.deadline_s": 1}, loop)
-    asked = keys(0, 4)
-    engine.backend.batched_submit_put_task(asked, [engine.chunk(i) for i in range(4)])
-    eventually(lambda: engine.backend.batched_contains(asked) == 4)
     for node in cluster.local.specification.nodes:
         cluster.hold(node.node)
         cluster.kill(node.node)

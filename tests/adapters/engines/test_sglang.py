@@ -187,13 +187,13 @@ def test_pools_beside_the_pages_travel_in_the_same_call(extra):
 
 
 def test_a_storageserver_that_is_away_makes_misses_and_no_failure(cluster, extra):
-    extra["deadline_s"] = 2
     pool = mha_pool("page_first")
     fill(pool, 9)
     indices = pool.alloc(len(TOKENS))
     victim = cluster.local.specification.nodes[0].node
-    with controller(pool, extra) as running:
+    with controller(pool, dict(extra)) as running:
         assert backup(running, indices, TOKENS) == len(TOKENS)
+    with controller(pool, extra | {"deadline_s": 2}) as running:
         cluster.hold(victim)
         cluster.kill(victim)
         came = prefetch(running, indices, TOKENS)
