@@ -26,6 +26,12 @@ def restored_logging() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_clock_in_stores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store makes the same calls however long they take: it syncs its watermark once a second."""
+    monkeypatch.setattr("fs3.watermark.SYNC_S", math.inf)
+
+
+@pytest.fixture
 def stays_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written leaves when it has to, never because a loaded machine took a second."""
     monkeypatch.setattr("fs3.client.open_inodes.DIRTY_AGE_S", math.inf)

@@ -26,6 +26,8 @@ from fs3.storageserver.chunkstore.records import NO_VERSION
 from fs3.storageserver.chunkstore.staging import Stager
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 
+pytestmark = pytest.mark.usefixtures("no_clock_in_stores")  # seeds say at which call
+
 ROOT = Path("/target")
 SETTINGS = ChunkStoreSettings(
     reserve_bytes=0, growth_bytes_min=64 << 10, idle_bytes_max=0, idle_ticks=0, channels_max=64
@@ -461,6 +463,7 @@ def a_pending_append_is_written_again_in_place(monkeypatch):
 FOUND_BY = {  # others are found by the first few
     undo_of_the_last_version_only: 1029,
     cut_bytes_are_written_again_in_place: 1021,
+    a_commit_makes_a_version_of_its_own_epoch: 1004,
 }
 
 

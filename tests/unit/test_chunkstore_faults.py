@@ -18,6 +18,8 @@ from fs3.storageserver.chunkstore.files import Files
 from fs3.storageserver.chunkstore.interface import Channel, Commit, Piece, StageRequest
 from fs3.storageserver.chunkstore.store import DiskChunkStore
 
+pytestmark = pytest.mark.usefixtures("no_clock_in_stores")  # calls are counted
+
 ROOT = Path("/target")
 SETTINGS = ChunkStoreSettings(reserve_bytes=0, growth_bytes_min=64 << 10)
 A, B, C = chunk_id(1, 0), chunk_id(1, 1), chunk_id(2, 0)
