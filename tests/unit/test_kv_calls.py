@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from fake_cluster import fake_cluster
+from fake_cluster import fake_cluster, wait_until
 
 from fs3 import dataplane
 from fs3.client import kvcache, kvdata
@@ -71,7 +71,10 @@ def test_memory_of_an_interrupted_get_is_left_alone(cluster, monkeypatch):
 
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_a_single_key_is_waited_for_no_longer_than_the_deadline(cluster, monkeypatch, replicas):
-    cache = cache_of(cluster, replicas, 0.3)
+    cache = cache_of(cluster, replicas, 600.0)
+    for _ in cluster.nodes:  # connected to each: what follows leaves at once
+        assert cache.get([KEY]) == [VALUE]
+    before, cache._deadline_ms = cluster.requests(dataplane.READ_BATCH), 300
     for node in cluster.nodes.values():
         node.stalled = True
     begun, more = [], []
@@ -88,7 +91,7 @@ def test_a_single_key_is_waited_for_no_longer_than_the_deadline(cluster, monkeyp
     monkeypatch.setattr(cache._data, "_try_one", try_one)
     monkeypatch.setattr(kvdata, "Batch", recorded)
     assert cache.get_into([KEY], [bytearray(len(VALUE))]).tolist() == [-1]
-    assert cluster.requests(dataplane.READ_BATCH) > 0
+    wait_until(lambda: cluster.requests(dataplane.READ_BATCH) > before)
     ((now_ms, left_ms),) = more
     assert left_ms <= max(begun[0] + 300 - now_ms, 0)
 
