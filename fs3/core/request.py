@@ -119,6 +119,8 @@ class Batch:
         self._deadline_ms = now_ms + limits.deadline_ms
         self._state = np.zeros(count, np.uint8)
         self._due_ms = np.full(count, now_ms, np.int64)
+        # What came due up to then was sent, or waits for answers: of how much is in flight already.
+        self._looked_ms = now_ms - 1
         self._versions = np.zeros(count, np.uint32)  # of their chains, when they were sent
         self._known: Mapping[ChainId, Chain] = {}  # the routing as last seen
         self._attempts: dict[int, int] = {}  # failures so far, of the items that had any
@@ -153,9 +155,9 @@ class Batch:
             if flight.late_ms < wake:
                 wake = max(math.ceil(flight.late_ms), now_ms)
         if self._open > self._sent:
-            waiting = self._due_ms[(self._state == _WAITING) & (self._due_ms > now_ms)]
+            waiting = self._due_ms[(self._state == _WAITING) & (self._due_ms > self._looked_ms)]
             if len(waiting):
-                wake = min(wake, int(waiting.min()))
+                wake = min(wake, max(int(waiting.min()), now_ms))
         return wake
 
     def overdue(self, now_ms: int) -> list[int]:
@@ -197,6 +199,7 @@ class Batch:
         """
         self._near = near
         self._known = chains
+        self._looked_ms = now_ms
         if self._open == self._sent:
             return []
         if now_ms >= self._deadline_ms:
@@ -438,6 +441,7 @@ class Batch:
             self._end(item, code)
             return
         self._state[item] = _WAITING
+        self._looked_ms = min(self._looked_ms, now_ms - 1)
         if retry is Retry.OTHER_REPLICA and self._reads:
             self._bad.setdefault(item, set()).add(node)
             self._due_ms[item] = now_ms
