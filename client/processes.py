@@ -116,8 +116,12 @@ def this_process() -> ProcessRecord:
 def write_record(path: Path) -> None:
     """Record the calling process in ``path``, atomically."""
     scratch = path.with_name(f"{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(asdict(this_process())) + "\n")
-    scratch.replace(path)
+    try:
+        scratch.write_text(json.dumps(asdict(this_process())) + "\n")
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)  # no space left, perhaps: who tries again has another pid
+        raise
 
 
 def read_record(path: Path) -> ProcessRecord | None:

@@ -9,7 +9,9 @@ waits for signals, children's deaths among them, with a timeout.
   made under ``spawn.lock``, under which daemons are started: after that, no new one comes up.
 - The ports of one that is down are kept for it: else another cluster that is made meanwhile might
   be given them, and it would never come up again.
-- How often in a row it ended soon after its start is in its directory, in the file ``failures``.
+- How often in a row it ended by itself soon after its start is in its directory, in the file
+  ``failures``: it does not come up. One that others end (SIGKILL, or in good order) does.
+- What goes wrong here (no space left, no process to be had) is logged, and tried again.
 - SIGTERM: no more restarts, then mounts and daemons are ended, then the supervisor itself.
 - SIGHUP: look at the ``hold`` files now.
 - If the supervisor is killed, daemons run on; a new one adopts them by their records, and
@@ -40,6 +42,7 @@ RESTART_S_MAX = 5.0
 HEALTHY_AFTER_S = 30.0
 START_S_MAX = 5.0  # one that ends sooner did not come up
 STOP_GRACE_S = 8.0
+_BY_OTHERS = (0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)  # 0: SIGTERM, in good order
 _POLL_S = 0.5  # how late an adopted daemon's death, or a hold file, may be noticed
 
 FAILURES_FILE = "failures"  # in a daemon's directory: how often it ended soon after its start
@@ -51,7 +54,7 @@ class Backoff:
     """When a daemon that ended may be started again. Time is an argument, in seconds."""
 
     def __init__(self) -> None:
-        self.failures = 0  # in a row: ends that came soon after a start
+        self.failures = 0  # in a row: starts after which it did not come up
         self._wait_s = RESTART_S_MIN
         self._started_s: float | None = None
         self.not_before_s = 0.0
@@ -60,12 +63,17 @@ class Backoff:
         """The daemon was started."""
         self._started_s = now_s
 
-    def ended(self, now_s: float) -> None:
-        """The daemon was found dead."""
+    def runs(self, now_s: float) -> None:
+        """The daemon was found alive."""
+        if self._started_s is not None and now_s - self._started_s >= START_S_MAX:
+            self.failures = 0
+
+    def ended(self, now_s: float, *, by_itself: bool = True) -> None:
+        """The daemon was found dead, or could not be started."""
         ran_s = 0.0 if self._started_s is None else now_s - self._started_s
         if ran_s >= HEALTHY_AFTER_S:
             self.forget()
-        self.failures = self.failures + 1 if ran_s < START_S_MAX else 0
+        self.failures = self.failures + 1 if by_itself and ran_s < START_S_MAX else 0
         self.not_before_s = now_s + self._wait_s
         self._wait_s = min(self._wait_s * 2, RESTART_S_MAX)
         self._started_s = None
@@ -92,22 +100,34 @@ class Daemon:
         self._backoff = Backoff()
         self._child: subprocess.Popen[bytes] | None = None
         self._running: processes.ProcessRecord | None = None
+        self._told_failures = 0  # that the file says
 
     def step(self, now_s: float) -> float:
         """Start it if it should run and does not. Returns when to look again, at the latest."""
         if self._running is not None and not self._running.is_alive():
             self._running = None
+            status = self._reap()
             if self._held():
                 self._backoff.forget()  # it was stopped by order, however soon after its start
             else:
-                self._backoff.ended(now_s)
-            _log.warning("daemon_ended", daemon=self.name, how=self._how_it_ended())
-            (self._directory / FAILURES_FILE).write_text(f"{self._backoff.failures}\n")
+                self._backoff.ended(now_s, by_itself=status not in _BY_OTHERS)
+            _log.warning("daemon_ended", daemon=self.name, how=_how_it_ended(status))
+        try:
+            return self._keep(now_s)
+        except (OSError, subprocess.SubprocessError) as error:  # the latter: of the child's start
+            self._backoff.ended(now_s)
+            _log.error("daemon_not_started", daemon=self.name, reason=str(error))
+            return self._backoff.not_before_s
+
+    def _keep(self, now_s: float) -> float:
         if self._running is None:
             self._running = processes.living(self._record)
             if self._running is not None:
                 _log.info("daemon_adopted", daemon=self.name, pid=self._running.pid)
                 self._backoff.started(now_s)
+        else:
+            self._backoff.runs(now_s)
+        self._tell_failures()
         if self._running is not None:
             return now_s + _POLL_S
         self._ports.keep()
@@ -137,13 +157,26 @@ class Daemon:
         self._backoff.started(now_s)
         _log.info("daemon_started", daemon=self.name, pid=self._child.pid)
 
-    def _how_it_ended(self) -> str:
-        """Reaps it, if it is our child."""
-        if self._child is None:
-            return "unknown: adopted from an earlier supervisor"
-        status = self._child.wait()
-        self._child = None
-        return f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
+    def _tell_failures(self) -> None:
+        failures = self._backoff.failures
+        if failures == self._told_failures:
+            return
+        self._told_failures = failures
+        try:
+            (self._directory / FAILURES_FILE).write_text(f"{failures}\n")
+        except OSError as error:  # whoever waits for the daemon waits until his time is up
+            _log.error("failures_not_told", daemon=self.name, reason=str(error))
+
+    def _reap(self) -> int | None:
+        """How it ended, as Popen says it; None if it was not our child."""
+        child, self._child = self._child, None
+        return None if child is None else child.wait()
+
+
+def _how_it_ended(status: int | None) -> str:
+    if status is None:
+        return "unknown: adopted from an earlier supervisor"
+    return f"exit code {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
 
 
 def ports_of(specification: Specification, daemon: str) -> list[int]:

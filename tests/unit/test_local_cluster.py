@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from fs3.client import processes
+from fs3.client.administration import ClusterStatus, NodeStatus
 from fs3.client.cluster_directory import (
     ClusterDirectory,
     NodeSpecification,
@@ -18,15 +21,20 @@ from fs3.client.cluster_directory import (
     target_ids,
 )
 from fs3.client.daemon_configs import metaserver_config, storageserver_config
+from fs3.client.local_cluster import LocalCluster
 from fs3.client.ports import KeptPorts, PortReservation
 from fs3.client.supervisor import (
+    FAILURES_FILE,
     HEALTHY_AFTER_S,
     RESTART_S_MAX,
     RESTART_S_MIN,
     START_S_MAX,
     Backoff,
+    Daemon,
 )
+from fs3.core.types import NodeId
 from fs3.errors import Code, Fs3Error
+from fs3.routing import NodeInfo
 
 NODE = NodeSpecification(
     node=1,
@@ -82,6 +90,112 @@ def test_a_daemon_ended_on_purpose_starts_at_once() -> None:
     assert backoff.not_before_s == 0.0
     backoff.ended(2000.0)
     assert backoff.not_before_s == 2000.0 + RESTART_S_MIN
+
+
+def test_a_daemon_that_others_end_is_no_failure_and_one_that_came_up_is_none_any_more() -> None:
+    backoff = Backoff()
+    for start_s in (10.0, 20.0, 30.0):
+        backoff.started(start_s)
+        backoff.ended(start_s + 0.5, by_itself=False)
+        assert backoff.failures == 0
+    backoff.started(40.0)
+    backoff.ended(40.5)
+    backoff.started(50.0)
+    backoff.runs(50.5)
+    assert backoff.failures == 1
+    backoff.runs(50.0 + START_S_MAX)
+    assert backoff.failures == 0
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Daemon:
+    files = ClusterDirectory.at(tmp_path)
+    files.node(1).mkdir()
+    return Daemon(files, files.node(1), KeptPorts([]))
+
+
+def test_a_daemon_that_cannot_be_started_now_is_started_later(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def spawn(*_: object, **__: object) -> None:
+        attempts.append(1)
+        raise (OSError(28, "no space left"), subprocess.SubprocessError("in preexec_fn"))[
+            len(attempts) % 2
+        ]
+
+    monkeypatch.setattr(processes, "spawn", spawn)
+    now_s = 100.0
+    for _ in range(4):
+        next_s = daemon.step(now_s)
+        assert now_s < next_s <= now_s + RESTART_S_MAX
+        now_s = next_s
+    assert len(attempts) == 4
+    assert (tmp_path / "node-1" / FAILURES_FILE).read_text() == "3\n"
+
+
+def test_a_count_of_failures_that_cannot_be_written_keeps_nobody_from_starting(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "node-1" / FAILURES_FILE).mkdir()
+    attempts = []
+
+    def spawn(*_: object, **__: object) -> None:
+        attempts.append(1)
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(processes, "spawn", spawn)
+    now_s = 100.0
+    for _ in range(3):
+        now_s = daemon.step(now_s)
+    assert len(attempts) == 3
+
+
+def test_a_record_that_cannot_be_written_leaves_no_file_behind(tmp_path: Path) -> None:
+    (tmp_path / "pid").mkdir()
+    with pytest.raises(OSError, match="pid"):
+        processes.write_record(tmp_path / "pid")
+    assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+
+
+def test_a_process_that_starts_while_the_manager_is_asked_is_not_taken_for_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = LocalCluster(tmp_path)
+    cluster.files.write(SPECIFICATION)
+    ages_ms = [60_000]
+
+    class Process:
+        def age_ms(self) -> int:
+            return ages_ms[0]
+
+    def status() -> ClusterStatus:
+        """The manager has heard the dead one 10 ms ago; meanwhile a new one is 300 ms old."""
+        info = NodeInfo(
+            node=NodeId(1),
+            host="local-1",
+            data_address=NODE.data_address,
+            control_address=NODE.control_address,
+            incarnation=1,
+            alive=True,
+        )
+        ages_ms[0] = 300
+        return ClusterStatus(
+            cluster_id="c",
+            routing_version=1,
+            clients=0,
+            nodes=(NodeStatus(info=info, heartbeat_age_ms=10),),
+            targets=(),
+            chains=(),
+        )
+
+    alive = [None, Process()]  # before it is asked, after
+    monkeypatch.setattr(cluster, "status", status)
+    monkeypatch.setattr(processes, "living", lambda _: alive[ages_ms[0] == 300])
+    assert "node 1 does not run" in cluster.problems()
+    ages_ms[0] = 60_000
+    assert cluster._all_registered() == ["node 1 does not run"]
 
 
 def test_reserved_ports_are_refused_to_others_but_daemons_may_listen() -> None:
