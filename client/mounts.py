@@ -14,9 +14,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fs3 import durable
 from fs3.errors import Code, Fs3Error
 
 from . import processes
@@ -70,7 +72,7 @@ def start(registry: Path, mountpoint: str, arguments: Sequence[str]) -> None:
     if processes.living(files.path("pid")) or mounted_devices(mountpoint):
         raise Fs3Error(Code.EXISTS, f"{mountpoint} is mounted already")
     registry.mkdir(parents=True, exist_ok=True)
-    files.path("json").write_text(json.dumps({"mountpoint": mountpoint}) + "\n")
+    durable.write_file(files.path("json"), json.dumps({"mountpoint": mountpoint}) + "\n")
     command = [sys.executable, "-m", "fs3.client.mount_process", "--mountpoint", mountpoint]
     command += ["--pid-file", str(files.path("pid")), "--log-file", str(files.path("log"))]
     result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
@@ -90,8 +92,8 @@ def recorded(registry: Path) -> list[MountFiles]:
     """Every mount recorded in ``registry``."""
     found = []
     for path in sorted(registry.glob("*.json")):
-        mountpoint = json.loads(path.read_text())["mountpoint"]
-        found.append(MountFiles(registry, mountpoint))
+        with suppress(FileNotFoundError):  # unmounted meanwhile
+            found.append(MountFiles(registry, json.loads(path.read_text())["mountpoint"]))
     return found
 
 

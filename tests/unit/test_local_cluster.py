@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fs3.client import processes
+from fs3.client import mounts, processes
 from fs3.client.administration import ClusterStatus, NodeStatus
 from fs3.client.cluster_directory import (
     ClusterDirectory,
@@ -196,6 +196,34 @@ def test_a_process_that_starts_while_the_manager_is_asked_is_not_taken_for_regis
     assert "node 1 does not run" in cluster.problems()
     ages_ms[0] = 60_000
     assert cluster._all_registered() == ["node 1 does not run"]
+
+
+def test_a_mount_that_ends_while_mounts_are_listed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mountpoint in ("/a", "/b"):
+        path = mounts.MountFiles(tmp_path, mountpoint).path("json")
+        path.write_text(f'{{"mountpoint": "{mountpoint}"}}\n')
+    names = sorted(tmp_path.glob("*.json"))
+    mounts.MountFiles(tmp_path, "/a").forget()
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(names))
+    assert [files.mountpoint for files in mounts.recorded(tmp_path)] == ["/b"]
+
+
+def test_a_mount_is_recorded_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who lists mounts in that moment, ``fs3 down`` for one, would find half a line."""
+    seen = []
+
+    def write_text(path: Path, text: str) -> None:
+        path.open("w").close()
+        seen.append(mounts.recorded(tmp_path))
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    with pytest.raises(Fs3Error, match="not mounted"):
+        mounts.start(tmp_path, "/no/such/place", ["--unknown-argument"])
+    assert mounts.recorded(tmp_path) == []
 
 
 def test_reserved_ports_are_refused_to_others_but_daemons_may_listen() -> None:
