@@ -129,6 +129,11 @@ class Reactor:
         self._stopping = True
         self._wake_up()
 
+    @property
+    def stopping(self) -> bool:
+        """:meth:`stop` was called. What was queued before it is called, what comes now perhaps."""
+        return self._stopping
+
     def close(self) -> None:
         """Give the loop's own descriptors back; those registered are their owners' to close."""
         self._woken = True  # who calls late must not write to what has this number next

@@ -15,7 +15,8 @@ T = TypeVar("T")
 def in_reactor(reactor: Reactor, function: Callable[[], T], timeout_s: float) -> T:
     """The result of ``function``, run in the reactor's thread; raises what it raises.
 
-    Fs3Error BUSY if the reactor did not come to it in time; then it is not called later either.
+    Fs3Error BUSY if the reactor did not come to it in time, NOT_SERVING if it ends; then it is not
+    called later either.
     """
     future: Future[T] = Future()
 
@@ -28,6 +29,9 @@ def in_reactor(reactor: Reactor, function: Callable[[], T], timeout_s: float) ->
             future.set_exception(error)
 
     reactor.call_soon(run)
+    # Asked after it was queued: if it is not stopping by now it will come to what is queued.
+    if reactor.stopping and future.cancel():
+        raise Fs3Error(Code.NOT_SERVING, "the storageserver is stopping")
     try:
         return future.result(timeout_s)
     except TimeoutError:
