@@ -182,6 +182,7 @@ class Target:
         if not self.problem:
             self.problem = reason
             _log.error("target_failed", target=self.target, reason=reason)
+            self._early.clear()  # there will be no core, and they hold buffers that others need
             self._stop_core()
             self.repairs.stop()
             self._around.state_changed()
@@ -197,7 +198,7 @@ class Target:
         """Messages of neighbours."""
         if self.core is not None:
             self.feed(messages)
-        elif len(self._early) + len(messages) <= _EARLY_MAX:
+        elif not self.problem and len(self._early) + len(messages) <= _EARLY_MAX:
             self._early += messages
             self._around.refresh_routing()
 

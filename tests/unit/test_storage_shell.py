@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from crc32c import crc32c
 from storage_cluster import WAIT_S, StorageCluster
 
 from fs3 import dataplane
+from fs3.core import messages as m
 from fs3.core.chunks import UpdateKind
 from fs3.core.types import CHUNK_CONTENT_BYTES_MAX, PublicState, chunk_id
 from fs3.errors import Code, Fs3Error
@@ -145,3 +147,37 @@ def test_bad_requests_get_one_clear_error_each(three: StorageCluster) -> None:
     with pytest.raises(Fs3Error, match="0x7777 is not served"):
         three.request(1, 0x7777, b"")
     assert three.write(1, b"still alive")[0]["code"] == Code.OK
+
+
+def test_a_failed_target_keeps_no_memory_of_what_neighbours_sent_it(
+    three: StorageCluster,
+) -> None:
+    """Its node has other targets, which need the buffers."""
+    failed, pool = three.nodes[1].target, three.nodes[1].pool
+    came = threading.Semaphore(0)
+    deliver = failed.deliver
+
+    def delivered(messages: Sequence[m.Message]) -> None:
+        deliver(messages)
+        came.release()
+
+    failed.deliver = delivered  # type: ignore[method-assign]
+    three.call(lambda: setattr(failed, "core", None))  # as it is before routing tells of the chain
+    writers = [
+        threading.Thread(target=three.write, args=(slot, bytes(1_000_000))) for slot in range(2)
+    ]
+    writers[0].start()
+    assert came.acquire(timeout=30)
+    assert pool.used_bytes  # it is kept for a core that is about to be built
+    three.call(lambda: failed.fail("the test says so"))
+    writers[1].start()
+    assert came.acquire(timeout=30)
+    three.set_chain((1, S), (3, S), (2, OFF))
+    for writer in writers:
+        writer.join()
+    pause = threading.Event()
+    for _ in range(1000):
+        if not pool.used_bytes:
+            return
+        pause.wait(0.01)
+    pytest.fail(f"{pool.used_bytes} bytes are in use for ever")
