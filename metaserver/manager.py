@@ -290,6 +290,7 @@ class Manager:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         with self._lock:
+            self._members.awake(self._clock.monotonic_ms())
             if self._in_doubt:
                 self._state = self._store.load()
                 self._in_doubt = False

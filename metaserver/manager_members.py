@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from fs3.core.lease import NodeLeases
 from fs3.core.types import Chain, ChainVersion, LocalState, NodeId, PublicState, TargetId
 from fs3.errors import Code, Fs3Error
+from fs3.log import get_logger
 from fs3.routing import Routing
 
+_log = get_logger(__name__)
 _RETIRED_MAX = 16  # replaced incarnations remembered, a node
 
 _ASSUMED = {
@@ -53,6 +55,15 @@ class Members:
         self.reports: dict[NodeId, tuple[Report, ...]] = {}
         self._sequence: dict[NodeId, int] = {}
         self._retired: dict[NodeId, deque[int]] = {}
+        self._awake_ms = started_ms  # when awake() was called last
+        self._asleep_ms = lease_ms // 2  # it comes much more often, unless this process is stopped
+
+    def awake(self, now_ms: int) -> None:
+        """Before anything is heard or concluded: a large gap shows that nobody could be heard."""
+        gap_ms, self._awake_ms = now_ms - self._awake_ms, now_ms
+        if gap_ms > self._asleep_ms:
+            self.leases.slept(gap_ms)
+            _log.warning("manager_slept", span_ms=gap_ms)
 
     def retire(self, node: NodeId, incarnation: int) -> None:
         """The process of that incarnation is dead: what it still says is not heard."""

@@ -14,6 +14,10 @@ may have been taken out and let in again in between, and would serve what it hel
 that has heard of a later version may: whoever is taken out without his own word is taken out
 only after this lease has run out.
 
+A manager that was itself stopped for a while (its process, its machine, a disk that it waited for)
+has heard nobody meanwhile, and what they said may still wait in its sockets: that time does not
+count as their silence. It makes no lease longer: who is declared dead later may serve no longer.
+
 A manager that has just started remembers no heartbeat. It behaves as if it had heard every node at
 its own start: the manager before it can have granted nothing that lasts longer.
 """
@@ -69,10 +73,17 @@ class NodeLeases:
         self.started_ms = started_ms
         self._sure_end_ms = sure_end_ms(lease_ms)
         self._heard_ms: dict[NodeId, int] = {}
+        self._slept_ms = 0  # in all, and when each node was heard last
+        self._slept_before_ms: dict[NodeId, int] = {}
+
+    def slept(self, span_ms: int) -> None:
+        """The manager was stopped, and is not yet listening again, for ``span_ms`` up to now."""
+        self._slept_ms += span_ms
 
     def heard(self, node: NodeId, now_ms: int) -> None:
         """A heartbeat of ``node`` was received, and will be answered with a lease."""
         self._heard_ms[node] = max(now_ms, self._heard_ms.get(node, now_ms))
+        self._slept_before_ms[node] = self._slept_ms
 
     def heard_ms(self, node: NodeId) -> int:
         """When ``node`` was heard last; the manager's own start if it never was."""
@@ -87,8 +98,9 @@ class NodeLeases:
         return self.heard_ms(node) + self._sure_end_ms
 
     def expired(self, node: NodeId, now_ms: int) -> bool:
-        """Has every lease of ``node`` surely run out?"""
-        return now_ms >= self.ended_ms(node)
+        """Has every lease of ``node`` surely run out, and the manager listened for so long?"""
+        slept_ms = self._slept_ms - self._slept_before_ms.get(node, 0)
+        return now_ms >= self.ended_ms(node) + slept_ms
 
     def bootstrapping(self, now_ms: int) -> bool:
         """May a lease still be in force that the manager before this one granted?"""
@@ -97,3 +109,4 @@ class NodeLeases:
     def forget(self, node: NodeId) -> None:
         """``node`` is no member any more."""
         self._heard_ms.pop(node, None)
+        self._slept_before_ms.pop(node, None)

@@ -56,6 +56,18 @@ def test_manager_that_just_started_declares_nobody_dead_for_a_whole_lease():
     assert leases.expired(NODE, 50_000 + sure_end_ms(LEASE_MS))
 
 
+def test_time_in_which_the_manager_was_stopped_is_no_silence():
+    leases = NodeLeases(LEASE_MS, started_ms=0)
+    leases.heard(NODE, 1_000)
+    leases.slept(60_000)
+    leases.slept(500)
+    assert not leases.expired(NODE, 1_000 + 60_500 + sure_end_ms(LEASE_MS) - 1)
+    assert leases.expired(NODE, 1_000 + 60_500 + sure_end_ms(LEASE_MS))
+    assert leases.ended_ms(NODE) == 1_000 + sure_end_ms(LEASE_MS)  # what it was granted is over
+    leases.heard(NODE, 70_000)
+    assert leases.expired(NODE, 70_000 + sure_end_ms(LEASE_MS))
+
+
 def test_forgotten_node_counts_as_never_heard():
     leases = NodeLeases(LEASE_MS, started_ms=0)
     leases.heard(NODE, 10_000)

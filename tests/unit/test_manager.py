@@ -221,9 +221,32 @@ def test_last_serving_target_is_waited_for(cluster):
 
 
 def test_all_nodes_that_die_at_once_leave_the_head_as_the_one_to_wait_for(cluster):
-    cluster.clock.now_ms += SURE_END_MS
-    cluster.manager.tick()
+    cluster.pass_ms(SURE_END_MS, 1, 2, 3)
     assert cluster.states() == "11:LASTSRV 21:OFFLINE 31:OFFLINE"
+
+
+def test_time_in_which_the_manager_itself_was_stopped_is_nobodys_silence(cluster):
+    cluster.pass_ms(1000)
+    cluster.pass_ms(500, 2)
+    cluster.clock.now_ms += 10 * SURE_END_MS  # SIGSTOP, or a disk that is waited for
+    cluster.manager.tick()
+    assert cluster.states() == ALL_SERVE
+    assert cluster.manager.status()[0].heartbeat_age_ms == 10 * SURE_END_MS
+    cluster.pass_ms(SURE_END_MS - 501, 2)
+    assert cluster.states() == ALL_SERVE
+    cluster.pass_ms(1, 2)
+    assert cluster.states() == "11:SERVING 31:SERVING 21:OFFLINE"
+
+
+def test_a_heartbeat_that_waited_while_the_manager_was_stopped_counts_from_when_it_is_heard(
+    cluster,
+):
+    cluster.clock.now_ms += 10 * SURE_END_MS
+    cluster.beat(2)
+    cluster.pass_ms(SURE_END_MS - 1, 2)
+    assert cluster.states() == ALL_SERVE
+    cluster.pass_ms(1, 2)
+    assert cluster.states() == "11:SERVING 31:SERVING 21:OFFLINE"
 
 
 # Incarnations and sequences.
@@ -286,8 +309,7 @@ def test_restarted_manager_keeps_chains_and_declares_nobody_dead_for_a_lease(clu
     cluster.clock.now_ms += 10 * SURE_END_MS
     cluster.start_manager()
     assert cluster.routing == before
-    cluster.clock.now_ms += SURE_END_MS - 1
-    cluster.manager.tick()
+    cluster.pass_ms(SURE_END_MS - 1, 1, 2, 3)
     assert cluster.states() == ALL_SERVE
     cluster.beat_all(2)
     cluster.clock.now_ms += 1
@@ -352,7 +374,10 @@ def test_answer_of_a_save_that_was_lost_does_not_make_the_manager_disagree_with_
 def test_second_manager_on_the_same_rows_is_refused(cluster):
     other = Manager(ClusterStore(cluster.engine), cluster.clock, SETTINGS)
     cluster.beat(2, report(21, OFF, 1))
-    cluster.clock.now_ms += SURE_END_MS
+    for _ in range(SURE_END_MS // 1000):
+        cluster.clock.now_ms += 1000
+        other.tick()
+    cluster.clock.now_ms += 1000
     with pytest.raises(Fs3Error) as caught:
         other.tick()
     assert caught.value.code is Code.NOT_MANAGER
