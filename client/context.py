@@ -288,7 +288,8 @@ def _run_upkeep(
 ) -> None:
     """Until the context is closed or forgotten: no reference to it is held while waiting.
 
-    What fails is tried again after growing pauses, and told when that begins and ends.
+    What fails is tried again after growing pauses, and told when that begins and ends. So is a bug:
+    it belongs to one file, and without this thread the sessions of all would end.
     """
     pause_s = _UPKEEP_S
     while not wake.wait(pause_s):
@@ -297,8 +298,11 @@ def _run_upkeep(
             return
         try:
             task(context)
-        except OSError as error:  # Fs3Error is one; so is having no descriptor left
-            if pause_s == _UPKEEP_S:
+        except Exception as error:  # noqa: BLE001 - there is nobody whom it could be raised to
+            # Fs3Error is an OSError; so is having no descriptor left.
+            if not isinstance(error, OSError):
+                _log.exception("upkeep_failed", task=task.__name__)
+            elif pause_s == _UPKEEP_S:
                 _log.warning("upkeep_failed", task=task.__name__, error=str(error))
             pause_s = min(2 * pause_s, _UPKEEP_MAX_S)
         else:

@@ -23,8 +23,9 @@ class Left(NamedTuple):
 
     def items(self, inode: InodeId) -> Items:
         """For ``DataClient.sync_chunks``."""
-        zeros = [0] * len(self.chunks)
-        return chunk_items(self.layout, inode, sorted(self.chunks), zeros, zeros)
+        chunks = sorted(self.chunks)  # whoever opens the file meanwhile writes, and adds to them
+        zeros = [0] * len(chunks)
+        return chunk_items(self.layout, inode, chunks, zeros, zeros)
 
 
 class Unsynced:

@@ -2,7 +2,8 @@
 
 The heartbeat thread takes the targets' reports from the reactor's thread, so a node whose event
 loop hangs stops reporting, loses its leases and is taken out, as it should be. A lease counts from
-the moment just before the heartbeat that earned it was sent.
+the moment just before the heartbeat that earned it was sent. If one of the threads dies of a bug
+the process ends, for its supervisor to start anew.
 """
 
 from __future__ import annotations
@@ -68,9 +69,12 @@ class Member:
         self._complaints: dict[str, str] = {}  # event -> the reason last logged
         self._heartbeat_s = 0.5
         self._threads = [
-            threading.Thread(target=self._beat, name="heartbeat", daemon=True),
-            threading.Thread(target=self._watch, name="routing", daemon=True),
-            threading.Thread(target=self._refresh, name="refresh", daemon=True),
+            threading.Thread(target=self._guarded, args=(work,), name=name, daemon=True)
+            for name, work in (
+                ("heartbeat", self._beat),
+                ("routing", self._watch),
+                ("refresh", self._refresh),
+            )
         ]
 
     def start(self) -> None:
@@ -97,6 +101,14 @@ class Member:
         self._stale.set()
         self._threads[0].join(_CALL_S + _REACTOR_S)
         self._channel.close()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:
+            if self._stopping.is_set():
+                raise
+            self._reactor.call_soon(_raise, error)  # which ends the reactor, and so the process
 
     def _complain(self, event: str, reason: str) -> None:
         """Once, until it works again or fails otherwise: this is tried several times a second."""
@@ -201,3 +213,7 @@ class Member:
             if routing is not self._routing:
                 self._routing = routing
                 self._reactor.call_soon(self._on_routing, routing)
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -202,7 +202,8 @@ def test_a_write_that_is_told_of_an_old_failure_takes_nothing(cluster):
     assert client.read("/log") == bytes(3) + b"two"
 
 
-def test_the_upkeep_survives_that_no_descriptor_is_left(cluster, monkeypatch):
+@pytest.mark.parametrize("failure", [OSError(24, "too many open files"), ValueError("a bug")])
+def test_the_upkeep_survives_that_no_descriptor_is_left_and_bugs(cluster, monkeypatch, failure):
     monkeypatch.setattr(open_inodes, "DIRTY_AGE_S", 0.0)
     client = cluster.client()
     context = client.context
@@ -211,7 +212,7 @@ def test_the_upkeep_survives_that_no_descriptor_is_left(cluster, monkeypatch):
 
         def no_descriptor(*_args, **_options):
             tried.set()
-            raise OSError(24, "too many open files")
+            raise failure
 
         context._extend_at_s = 0.0
         with monkeypatch.context() as patch:

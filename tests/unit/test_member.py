@@ -89,3 +89,30 @@ def test_routing_is_fetched_when_a_heartbeat_tells_of_a_newer_one_than_the_strea
     assert [routing.version for routing in heard] == [5]
     assert leases[:1] == [(9, 4)]
     assert set(service.reports) == {1}
+
+
+def test_a_thread_that_dies_of_a_bug_ends_the_process(manager) -> None:
+    """Without heartbeats the node would be out of its chains for good, and look alive."""
+    _, address = manager
+    reactor = Reactor()
+
+    def report() -> list[pb.TargetReport]:
+        raise ZeroDivisionError("a bug")
+
+    member = Member(
+        NODE,
+        [address],
+        "unit",
+        reactor=reactor,
+        clock=SystemClock(),
+        reports=report,
+        on_routing=lambda _: None,
+        on_lease=lambda *_: None,
+    )
+    late = reactor.call_later(30, reactor.stop)
+    member.start()
+    with pytest.raises(ZeroDivisionError):
+        reactor.run()
+    late.cancel()
+    member.stop()
+    reactor.close()
