@@ -201,7 +201,7 @@ fs3 node start $victim --dir "$cluster"
 watch_until_healthy
 
 say "7. Comparing all three copies of every chunk, on the servers themselves"
-fs3 verify --dir "$cluster"
+fs3 verify --wait 60 --dir "$cluster"
 compare source "$work/expected"
 compare later "$work/expected-later"
 fs3 status --dir "$cluster"
