@@ -6,10 +6,13 @@ import hashlib
 import os
 import random
 import re
+import signal
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from running_cluster import RunningCluster
@@ -81,22 +84,39 @@ def run(*command: str | Path, cwd: Path | None = None, **environ: str) -> str:
 def run_watched(
     command: Sequence[str | Path], measure: Callable[[], int], reached: Callable[[int], None]
 ) -> None:
-    """Run a program that must succeed, telling ``reached`` meanwhile what ``measure`` finds."""
+    """Run a program that must succeed, telling ``reached`` meanwhile what ``measure`` finds.
+
+    It stands still while it is looked at, so that it does not end before it was found half-way.
+    """
     pause = threading.Event()
     with subprocess.Popen(
-        [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as process:
         output: list[str] = []
         assert process.stdout is not None
         reader = threading.Thread(target=lambda: output.extend(process.stdout or ()))
         reader.start()
-        for _ in range(int(WORKLOAD_S / _POLL_S)):
-            if process.poll() is not None:
-                break
-            reached(measure())
-            pause.wait(_POLL_S)
+        ran_s, slice_s = 0.0, _POLL_S
+        while ran_s < WORKLOAD_S:
+            pause.wait(slice_s)
+            os.killpg(process.pid, signal.SIGSTOP)
+            try:
+                if process.poll() is not None:
+                    break
+                began_s = time.monotonic()
+                progress = measure()
+                ran_s += slice_s
+                slice_s = max(_POLL_S, time.monotonic() - began_s)  # for half of the time it runs
+                reached(progress)
+            finally:
+                with suppress(ProcessLookupError):  # all of it has ended
+                    os.killpg(process.pid, signal.SIGCONT)
         else:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
         reader.join()
     assert process.returncode == 0, f"{command}: {process.returncode}\n{''.join(output)}"
 

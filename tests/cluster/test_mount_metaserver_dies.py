@@ -6,7 +6,9 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="needs /dev/fuse"),
 ]
 
-STEPS = 250  # of each worker
+STEPS = 200  # of all workers, before each death and after the last
 DEATHS = 4
 
 
@@ -116,6 +118,37 @@ class Native:
         self._client.mkdir(f"{self._folder}/{name}")
 
 
+@contextmanager
+def at_work(workers: list[tuple[Names, object]]) -> Iterator[Callable[[], None]]:
+    """The workers work inside; what is yielded returns when STEPS more have been done."""
+    done, moved, stop = [0], threading.Condition(), threading.Event()
+
+    def work(names: Names, calls: object) -> None:
+        while not stop.is_set():
+            names.step(calls)
+            with moved:
+                done[0] += 1
+                moved.notify_all()
+
+    def progress() -> None:
+        with moved:
+            goal = done[0] + STEPS
+            while done[0] < goal and not any(future.done() for future in running):
+                moved.wait(1.0)
+        for future in running:
+            if future.done():
+                future.result()
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        running = [pool.submit(work, *worker) for worker in workers]
+        try:
+            yield progress
+        finally:
+            stop.set()
+        for future in running:
+            future.result()
+
+
 def test_names_survive_a_metaserver_that_is_killed(mount: Path, cluster: RunningCluster):
     client, folder = cluster.client(), f"/{mount.name}"
     workers = []
@@ -124,26 +157,11 @@ def test_names_survive_a_metaserver_that_is_killed(mount: Path, cluster: Running
         (mount / top).mkdir()
         calls = OnMount(mount) if number % 2 else Native(client, folder)
         workers.append((Names(top, number), calls))
-    done, moved = [0], threading.Condition()
-
-    def work(names: Names, calls: object) -> None:
-        for _ in range(STEPS):
-            names.step(calls)
-            with moved:
-                done[0] += 1
-                moved.notify_all()
-
-    total = STEPS * len(workers)
-    with ThreadPoolExecutor(len(workers)) as pool:
-        running = [pool.submit(work, *worker) for worker in workers]
-        for death in range(1, DEATHS + 1):
-            goal = total * death // (DEATHS + 1)
-            with moved:
-                while done[0] < goal and not any(future.done() for future in running):
-                    moved.wait(1.0)
+    with at_work(workers) as progress:
+        for _ in range(DEATHS):
+            progress()
             cluster.local.restart_metaserver(signal.SIGKILL)
-        for future in running:
-            future.result()
+        progress()
     cluster.wait_healthy()
     for names, _ in workers:
         for name, content in names.expected.items():
