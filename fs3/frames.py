@@ -90,7 +90,8 @@ def decode(data: Buffer) -> Header:
         _HEADER.unpack_from(data)
     )
     if magic != _MAGIC:
-        raise Fs3Error(Code.PROTOCOL, f"frame starts with {magic!r}, expected {_MAGIC!r}")
+        hint = "; that is gRPC, which has another port" if _is_grpc(magic) else ""
+        raise Fs3Error(Code.PROTOCOL, f"frame starts with {magic!r}, expected {_MAGIC!r}{hint}")
     if head_bytes > HEAD_BYTES_MAX or body_bytes > BODY_BYTES_MAX:
         raise Fs3Error(
             Code.TOO_LARGE,
@@ -100,6 +101,11 @@ def decode(data: Buffer) -> Header:
     (crc,) = _CRC.unpack_from(data, _CHECKED_BYTES)
     so_far = crc32c(memoryview(data)[:_CHECKED_BYTES])
     return Header(protocol, kind, method, tag, request_id, head_bytes, body_bytes, crc, so_far)
+
+
+def _is_grpc(magic: bytes) -> bool:
+    """Whether HTTP/2 begins so: a client's preface, or a server's SETTINGS (RFC 9113, 3.4)."""
+    return magic == b"PRI " or (magic[:2] == b"\0\0" and magic[3:] == b"\x04")
 
 
 def check_head(header: Header, head: Buffer) -> None:
@@ -121,8 +127,8 @@ def check_peer(header: Header, cluster_id: str) -> None:
     if header.cluster_tag != cluster_tag(cluster_id):
         raise Fs3Error(
             Code.WRONG_CLUSTER,
-            f"frame carries cluster tag {header.cluster_tag:#010x}; this is cluster"
-            f" {cluster_id!r}, tag {cluster_tag(cluster_id):#010x}",
+            f"this is cluster {cluster_id!r}, and the frame is for another one; who means this one"
+            f" says cluster_id {cluster_id!r} (--cluster-id, FS3_CLUSTER_ID)",
         )
 
 

@@ -150,5 +150,8 @@ def resolve(
         if not walk.step(who, follow):
             if want_parent and not [part for part in walk.todo if part != "."]:
                 return Resolved(None, walk.parent, walk.name)
-            raise Fs3Error(Code.NOT_FOUND, f"{path!r}: no {walk.name!r} in {walk.parent}")
+            raise Fs3Error(
+                Code.NOT_FOUND,
+                f"{path!r}: there is no {walk.name!r} in the directory with inode {walk.parent}",
+            )
     return Resolved(folded(txn, walk.here), walk.parent, walk.name)

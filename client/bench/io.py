@@ -27,6 +27,7 @@ from .bare_rdma import bare_rdma
 from .empty_mount import empty_mount
 from .io_cells import READ_FILE, WRITE_FILE, Cell, Contender, Entrant, Room
 
+OPERATIONS = ("read", "write")
 FRONTS = ("native", "batch", "ring", "fuse")
 # What reads and writes are compared with. What is written goes down the chain by TCP even locally.
 _LIMITS = {
@@ -43,7 +44,7 @@ class Plan:
 
     sizes: Sequence[int] = (4 << 10, 64 << 10, 1 << 20, 4 << 20)
     depths: Sequence[int] = (1, 8, 64)
-    operations: Sequence[str] = ("read", "write")
+    operations: Sequence[str] = OPERATIONS
     fronts: Sequence[str] = FRONTS
     transports: Sequence[str] = ("tcp", "local", "rdma")
     rounds: int = 5

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
-from rich.table import Table
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_AGES = ((86400, "d"), (3600, "h"), (60, "min"))
+_GAP = 2  # spaces between columns
 
 
 def human_bytes(length_bytes: float) -> str:
@@ -15,6 +22,14 @@ def human_bytes(length_bytes: float) -> str:
         length_bytes /= 1024
         power += 1
     return f"{length_bytes:.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def human_age(seconds: float) -> str:
+    """``200`` is "3 min"."""
+    for unit_s, unit in _AGES:
+        if seconds >= unit_s:
+            return f"{int(seconds // unit_s)} {unit}"
+    return f"{int(seconds)} s"
 
 
 def new_table(title: str) -> Table:
@@ -28,3 +43,41 @@ def new_table(title: str) -> Table:
         show_edge=False,
         collapse_padding=True,
     )
+
+
+def show(*parts: RenderableType) -> None:
+    """Print, and cut nothing: a table is wrapped in columns that allow it, or by the terminal.
+
+    A pipe counts as 80 columns (or ``COLUMNS``), and gets whole lines, too. Nothing in names is
+    taken for markup.
+    """
+    console = Console(markup=False, emoji=False)
+    for part in _flat(parts):
+        if isinstance(part, Table):
+            for column in part.columns:
+                column.overflow = "fold"
+            part.width = None if _needed(part) <= console.width else _needed(part)
+            # Rich would wrap it to the table's width.
+            console.print(Text(str(part.title), "bold"), soft_wrap=True)
+            part.title = None
+        console.print(part, crop=False)
+
+
+def _flat(parts: tuple[RenderableType, ...] | list[RenderableType]) -> Iterator[RenderableType]:
+    for part in parts:
+        if isinstance(part, Group):
+            yield from _flat(part.renderables)
+        else:
+            yield part
+
+
+def _needed(table: Table) -> int:
+    """The columns without which something of the table would be cut."""
+    return sum(map(_column_width, table.columns)) + _GAP * (len(table.columns) - 1)
+
+
+def _column_width(column: Column) -> int:
+    """Of its longest cell, or of its longest word if its cells may be wrapped."""
+    texts = [str(cell) for cell in (column.header, *column.cells) if isinstance(cell, str | Text)]
+    pieces = [p for t in texts for p in (t.split("\n") if column.no_wrap else t.split())]
+    return max(map(cell_len, pieces), default=0)

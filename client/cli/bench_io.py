@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from .appearance import human_bytes, new_table
+from .appearance import human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, Location, locate
+from .quantities import choices, counts, size
+from .quantities import sizes as wanted_sizes
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from fs3.client.bench.io import Line, Place, Report
 
 
@@ -32,7 +35,7 @@ def io(
     transports: Annotated[
         str, typer.Option(help="Those that lead to every node are measured.")
     ] = "tcp,local,rdma",
-    rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 5,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
     seconds: Annotated[float, typer.Option(help="For each in one round.")] = 0.1,
     file_size: Annotated[str, typer.Option(help="Of the file to read and the one to write.")] = (
         "128MiB"
@@ -63,19 +66,19 @@ def io(
       fs3 bench io --json result.json --plot result.svg
       fs3 bench io --own --sizes 1MiB --depths 1,8 --fronts ring --transports tcp
     """
-    from fs3.client.bench.io import Plan, as_json, run, scratch_check
+    from fs3.client.bench.io import FRONTS, OPERATIONS, Plan, as_json, run, scratch_check
     from fs3.client.bench.io_plot import as_svg
-    from fs3.settings import parse_size
+    from fs3.client.links import TRANSPORTS
 
     plan = Plan(
-        sizes=[parse_size(text) for text in sizes.split(",")],
-        depths=[int(text) for text in depths.split(",")],
-        operations=operations.split(","),
-        fronts=fronts.split(","),
-        transports=transports.split(","),
+        sizes=wanted_sizes(sizes, "--sizes"),
+        depths=counts(depths, "--depths"),
+        operations=choices(operations, "--operations", OPERATIONS),
+        fronts=choices(fronts, "--fronts", FRONTS),
+        transports=choices(transports, "--transports", [one.name for one in TRANSPORTS]),
         rounds=rounds,
         seconds=seconds,
-        file_bytes=parse_size(file_size),
+        file_bytes=size(file_size, "--file-size"),
     )
     with tempfile.TemporaryDirectory(prefix="fs3-bench-", dir=scratch) as made:
         scratch_check(Path(made), plan)
@@ -137,7 +140,8 @@ def _columns(line: Line) -> Sequence[str]:
 def _show(report: Report, title: str) -> None:
     table = new_table(title)
     for column in ("", "size", "depth", "who", "GB/s", "I/Os/s", "p50 us", "of", "limit"):
-        table.add_column(column, justify="left" if column in ("", "who", "limit") else "right")
+        side: JustifyMethod = "left" if column in ("", "who", "limit") else "right"
+        table.add_column(column, justify=side, no_wrap=True)
     before = None
     for line in report.lines:
         cell = (line.operation, line.size, line.depth)
@@ -145,7 +149,6 @@ def _show(report: Report, title: str) -> None:
             table.add_section()
         before = cell
         table.add_row(*_columns(line))
-    console = Console()
-    console.print(table)
+    show(table)
     for note in report.notes:
-        console.print(f"not measured: {note}")
+        typer.echo(f"not measured: {note}")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fs3.errors import Code, Fs3Error
 
-from .appearance import human_bytes, new_table
+from .appearance import human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, Location, locate
+from .quantities import choices, counts, number, size
 
 if TYPE_CHECKING:
     from fs3.client.bench.kv import Plan
@@ -38,8 +38,10 @@ def kv(
         ),
     ] = "64KiB,1MiB,4MiB,mla,layer",
     batches: Annotated[str, typer.Option(help="Keys in a call.")] = "1,32,128",
-    replicas: Annotated[int, typer.Option(help="Copies of every value.")] = 1,
-    rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 5,
+    replicas: Annotated[
+        int, typer.Option(min=1, callback=number, help="Copies of every value.")
+    ] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
     transports: Annotated[str, typer.Option(help="Each is measured alone.")] = "tcp,local",
     beside: Annotated[
         str, typer.Option(help="`redis`: start one and do the same with it.", show_default=False)
@@ -49,7 +51,9 @@ def kv(
         typer.Option(help="Replay this trace of requests instead (JSON lines with hash_ids)."),
     ] = None,
     page: Annotated[str, typer.Option(help="With --trace: bytes of a page.")] = "64KiB",
-    requests: Annotated[int, typer.Option(help="With --trace: at most so many.  0: all.")] = 0,
+    requests: Annotated[
+        int, typer.Option(min=0, help="With --trace: at most so many.  0: all.")
+    ] = 0,
     capacity: Annotated[str, typer.Option(help="Of the namespace.  0: what the disks have.")] = "0",
     json_file: JsonOption = None,
     plot: PlotOption = None,
@@ -72,26 +76,27 @@ def kv(
     """
     from fs3.client.bench.kv import SIZES, Plan
     from fs3.client.kv_administration import NamespaceSettings, create_namespace, drop_namespace
-    from fs3.settings import parse_size
+    from fs3.client.links import TRANSPORTS
 
     if beside not in ("", "redis"):
         raise Fs3Error(Code.INVALID, f"--beside {beside!r}: redis is allowed")
+    plan = Plan(
+        sizes=[SIZES.get(text) or size(text, "--sizes") for text in sizes.split(",")],
+        batches=counts(batches, "--batches"),
+        rounds=rounds,
+        transports=choices(transports, "--transports", [one.name for one in TRANSPORTS]),
+        beside_redis=beside == "redis",
+    )
+    page_bytes, capacity_bytes = size(page, "--page"), size(capacity, "--capacity")
     location = locate(directory, address, cluster_id)
     name = f"bench-{secrets.token_hex(4)}"
     with location.administration() as calls:
-        settings = NamespaceSettings(replicas=replicas, capacity_bytes=parse_size(capacity))
+        settings = NamespaceSettings(replicas=replicas, capacity_bytes=capacity_bytes)
         create_namespace(calls.manager, name, settings)
         try:
             if trace is not None:
-                _replay(location, name, trace, parse_size(page), requests, json_file)
+                _replay(location, name, trace, page_bytes, requests, json_file)
             else:
-                plan = Plan(
-                    sizes=[SIZES.get(text) or parse_size(text) for text in sizes.split(",")],
-                    batches=[int(text) for text in batches.split(",")],
-                    rounds=rounds,
-                    transports=transports.split(","),
-                    beside_redis=beside == "redis",
-                )
                 _measure(location, name, plan, json_file, plot)
         finally:
             drop_namespace(calls.manager, name)
@@ -133,7 +138,7 @@ def _show(lines: list[Line]) -> None:
         "p50 of a call",
         "missed",
     ):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(
             line.operation,
@@ -145,7 +150,7 @@ def _show(lines: list[Line]) -> None:
             f"{line.p50_us:,.0f} us",
             f"{line.misses:,}" if line.misses else "",
         )
-    Console().print(table)
+    show(table)
 
 
 def _replay(

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from fs3.errors import Code, Fs3Error
 
-from .appearance import human_bytes, new_table
+from .appearance import human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, locate
+from .quantities import counts, size, sizes
 
 if TYPE_CHECKING:
     from fs3.client.bench.loader import Line
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 def loader(
     samples: Annotated[str, typer.Option(help="Bytes of a sample.")] = "4KiB,16KiB,64KiB,256KiB",
     workers: Annotated[str, typer.Option(help="Processes that load.  0: the caller.")] = "0,4",
-    records: Annotated[int, typer.Option(help="Records to choose from.")] = 1_000_000,
+    records: Annotated[int, typer.Option(min=1, help="Records to choose from.")] = 1_000_000,
     record: Annotated[str, typer.Option(help="Bytes of a record; samples are many.")] = "1KiB",
-    batch: Annotated[int, typer.Option(help="Samples in a batch.")] = 64,
-    rounds: Annotated[int, typer.Option(help="Medians are over so many.")] = 5,
+    batch: Annotated[int, typer.Option(min=1, help="Samples in a batch.")] = 64,
+    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many.")] = 5,
     seconds: Annotated[float, typer.Option(help="For each loader in one round.")] = 1.0,
     scratch: Annotated[
         Path | None, typer.Option(help="Where the local copy goes.  [default: a temporary folder]")
@@ -59,15 +59,14 @@ def loader(
         what = f"{error.name} is not installed: pip install 'fs3[torch]'"
         raise Fs3Error(Code.INVALID, what) from error
     from fs3.client.records.storage import locate as place_of
-    from fs3.settings import parse_size
 
     location = locate(directory, address, cluster_id)
     addresses = ",".join(location.addresses)
     plan = Plan(
-        sample_bytes=[parse_size(text) for text in samples.split(",")],
-        workers=[int(text) for text in workers.split(",")],
+        sample_bytes=sizes(samples, "--samples"),
+        workers=counts(workers, "--workers", minimum=0),
         records=records,
-        record_bytes=parse_size(record),
+        record_bytes=size(record, "--record"),
         batch=batch,
         rounds=rounds,
         seconds=seconds,
@@ -114,7 +113,7 @@ def _progress(line: Line) -> None:
 def _show(lines: list[Line], title: str) -> None:
     table = new_table(title)
     for column in ("sample", "who", "workers", "samples/s", "GB/s", "of local", "missed"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for line in lines:
         table.add_row(*_columns(line))
-    Console().print(table)
+    show(table)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from fs3.client.cluster_directory import Shape
 from fs3.errors import Code, Fs3Error
 
+from .appearance import show
 from .location import (
     AddressOption,
     ClusterIdOption,
@@ -23,6 +23,7 @@ from .location import (
     local_cluster,
     locate,
 )
+from .quantities import number
 
 if TYPE_CHECKING:
     from fs3.client.local_cluster import LocalCluster
@@ -32,7 +33,9 @@ node_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-NodeArgument = Annotated[int, typer.Argument(metavar="N", help="The node's number: 1, 2, ...")]
+NodeArgument = Annotated[
+    int, typer.Argument(metavar="N", callback=number, help="The node's number: 1, 2, ...")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -162,7 +165,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(status_view.as_dict(found), indent=2))
     else:
-        Console().print(status_view.render(found))
+        show(status_view.render(found))
     if found.problems:
         raise typer.Exit(4 if found.unavailable_chains or not found.chains else 3)
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fs3.errors import Fs3Error
 
-from .appearance import human_bytes, new_table
+from .appearance import human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, locate
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _print_ports(console: Console, verdicts: Sequence[Verdict]) -> list[Port]:
             Text(used, style="red" if used == "no" else "green"),
             "\n".join(reasons) or "-",
         )
-    console.print(table)
+    show(table)
     return taken
 
 
@@ -158,4 +158,4 @@ def _print_nodes(console: Console, routing: Routing, taken: Sequence[Port]) -> N
             except Fs3Error as error:
                 why = error.detail
         table.add_row(str(node.node), node.data_address, way, why)
-    console.print(table)
+    show(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import stat as stat_bits
 import sys
 import time
@@ -168,8 +169,12 @@ def remove(
     \b
     Example:  fs3 rm -r /scratch
     """
+    chosen = [remote_path(path) for path in paths]
+    for path in chosen:
+        if posixpath.normpath(path).strip("/") == "":
+            raise Fs3Error(Code.INVALID, f"{path} is all there is; name what is to go, or a folder")
     with locate(directory, address, cluster_id).client() as client:
-        for path in map(remote_path, paths):
+        for path in chosen:
             if not stat_bits.S_ISDIR(client.lstat(path).st_mode):
                 client.unlink(path)
             elif recursive:

@@ -12,8 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fs3.errors import Code, Fs3Error
 
-from .appearance import human_bytes, new_table
+from .appearance import human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, locate
+from .quantities import number
 
 if TYPE_CHECKING:
     from fs3.client.administration import Administration
@@ -23,7 +24,9 @@ _POLL_S = 0.5
 _AWAY = (Code.UNREACHABLE, Code.MAYBE_APPLIED, Code.NOT_READY)  # a metaserver that restarts
 _WORDS = {"ADD": "add to", "REMOVE": "remove from", "REPLACE": "replace in", "ROTATE": "rotate"}
 
-JobArgument = Annotated[int, typer.Argument(metavar="JOB", help="The job's number.")]
+JobArgument = Annotated[
+    int, typer.Argument(metavar="JOB", callback=number, help="The job's number.")
+]
 DetachOption = Annotated[
     bool, typer.Option("--detach", help="Give the order and return; see `fs3 job list`.")
 ]
@@ -61,8 +64,9 @@ def list_jobs(
         typer.echo("there are no jobs")
         return
     table = new_table("Jobs")
-    for name in ("job", "what", "state", "moves", "data", "left", "remarks"):
-        table.add_column(name)
+    for name in ("job", "what", "state", "moves", "data", "left"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("remarks")
     for progress in found:
         table.add_row(
             str(progress.job.number),
@@ -73,7 +77,7 @@ def list_jobs(
             _left(progress),
             progress.waits_for,
         )
-    Console().print(table)
+    show(table)
 
 
 @commands.command()

@@ -7,12 +7,12 @@ import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fs3.errors import Code, Fs3Error
 
-from .appearance import human_bytes, new_table
+from .appearance import human_age, human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, locate
+from .quantities import number, size
 
 if TYPE_CHECKING:
     from fs3.core.kv import KvNamespace
@@ -38,7 +38,12 @@ CapacityOption = Annotated[
 ]
 TtlOption = Annotated[
     int | None,
-    typer.Option("--ttl", help="Seconds after which a value goes.  0: never.", show_default=False),
+    typer.Option(
+        "--ttl",
+        callback=number,
+        help="Seconds after which a value goes.  0: never.",
+        show_default=False,
+    ),
 ]
 ValueOption = Annotated[
     str | None,
@@ -52,22 +57,30 @@ def register(app: typer.Typer) -> None:
     app.add_typer(commands, name="kv")
 
 
-def _size(text: str | None) -> int:
-    from fs3.settings import parse_size
-
-    return parse_size(text) if text is not None else 0
+def _size(text: str | None, option: str) -> int:
+    return size(text, option) if text is not None else 0
 
 
 @commands.command()
 def create(
     name: NameArgument,
-    replicas: Annotated[int, typer.Option(help="Copies of every value, each on another node.")] = 1,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            callback=number,
+            help="Copies of every value, each on another node.",
+        ),
+    ] = 1,
     capacity: CapacityOption = None,
     ttl: TtlOption = None,
     value_max: ValueOption = None,
     table: Annotated[
         int,
-        typer.Option(help="Chain table.  0: the first whose chains have so many replicas."),
+        typer.Option(
+            callback=number,
+            help="Chain table.  0: the first whose chains have so many replicas.",
+        ),
     ] = 0,
     directory: DirOption = None,
     address: AddressOption = None,
@@ -84,9 +97,9 @@ def create(
 
     settings = NamespaceSettings(
         replicas=replicas,
-        capacity_bytes=_size(capacity),
+        capacity_bytes=_size(capacity, "--capacity"),
         ttl_s=ttl or 0,
-        value_bytes_max=_size(value_max),
+        value_bytes_max=_size(value_max, "--value-max"),
         table=table,
         uid=os.geteuid(),
         gid=os.getegid(),
@@ -116,7 +129,7 @@ def list_namespaces(
         return
     table = new_table("KV namespaces")
     for column in ("name", "replicas", "capacity", "TTL", "value at most", "table", "owner"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for namespace in found:
         table.add_row(
             namespace.name,
@@ -127,7 +140,7 @@ def list_namespaces(
             str(namespace.table),
             f"{namespace.uid}:{namespace.gid}",
         )
-    Console().print(table)
+    show(table)
 
 
 @commands.command()
@@ -158,7 +171,7 @@ def stat(
     table = new_table(f"{name}, per target")
     columns = ("target", "chain", "values", "bytes", "hits", "misses", "read", "stored", "evicted")
     for column in (*columns, "expired", "oldest"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             f"{row.target}{' (head)' if row.head else ''}",
@@ -171,9 +184,9 @@ def stat(
             str(row.stored),
             str(row.evicted),
             str(row.expired),
-            f"{row.oldest_ms / 1000:.1f} s",
+            human_age(row.oldest_ms / 1000),
         )
-    Console().print(table)
+    show(table)
     typer.echo(_summary(namespace, sums))
 
 
@@ -204,11 +217,11 @@ def set_limits(
 
     said: dict[str, int] = {}
     if capacity is not None:
-        said["capacity_bytes"] = _size(capacity)
+        said["capacity_bytes"] = _size(capacity, "--capacity")
     if ttl is not None:
         said["ttl_s"] = ttl
     if value_max is not None:
-        said["value_bytes_max"] = _size(value_max)
+        said["value_bytes_max"] = _size(value_max, "--value-max")
     if not said:
         raise Fs3Error(Code.INVALID, "nothing to set: give --capacity, --ttl or --value-max")
     with locate(directory, address, cluster_id).administration() as calls:

@@ -5,24 +5,34 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fs3.errors import Code, Fs3Error
 from fs3.jobs import JobKind, JobState
 
+from .appearance import show
 from .cluster import NodeArgument, node_app
 from .jobs import DetachOption, order
 from .location import AddressOption, ClusterIdOption, DirOption, locate
+from .quantities import number
 
-ChainArgument = Annotated[int, typer.Argument(metavar="CHAIN", help="The chain's number.")]
-AnyChainArgument = Annotated[
-    int, typer.Argument(metavar="[CHAIN]", help="The chain's number; every chain if left out.")
+ChainArgument = Annotated[
+    int, typer.Argument(metavar="CHAIN", callback=number, help="The chain's number.")
 ]
-TargetArgument = Annotated[int, typer.Argument(metavar="TARGET", help="The target's number.")]
+AnyChainArgument = Annotated[
+    int,
+    typer.Argument(
+        metavar="[CHAIN]", callback=number, help="The chain's number; every chain if left out."
+    ),
+]
+TargetArgument = Annotated[
+    int, typer.Argument(metavar="TARGET", callback=number, help="The target's number.")
+]
 NewArgument = Annotated[
     int,
     typer.Argument(
-        metavar="[NEW]", help="A free target; if left out the best one, on another host if may be."
+        metavar="[NEW]",
+        callback=number,
+        help="A free target; if left out the best one, on another host if may be.",
     ),
 ]
 
@@ -61,7 +71,7 @@ def chain_list(
     from .status_view import chains
 
     with locate(directory, address, cluster_id).administration() as calls:
-        Console().print(chains(calls.status(), preferred=True))
+        show(chains(calls.status(), preferred=True))
 
 
 @chain_app.command("add")
@@ -151,7 +161,10 @@ def chain_rotate(
 def chain_prefer(
     chain: ChainArgument,
     targets: Annotated[
-        list[int], typer.Argument(metavar="TARGET...", help="Every target of it, head first.")
+        list[int],
+        typer.Argument(
+            metavar="TARGET...", callback=number, help="Every target of it, head first."
+        ),
     ],
     directory: DirOption = None,
     address: AddressOption = None,

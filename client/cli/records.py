@@ -11,6 +11,7 @@ from fs3.errors import Code, Fs3Error
 
 from .appearance import human_bytes
 from .location import AddressOption, ClusterIdOption, DirOption, locate
+from .quantities import size
 
 if TYPE_CHECKING:
     from fs3.client.records.reader import RecordFile
@@ -71,14 +72,13 @@ def pack(
     from fs3.client.records.packing import Form, form_of, header_of
     from fs3.client.records.packing import pack as pack_source
     from fs3.client.records.writer import RecordWriter
-    from fs3.settings import parse_size
 
     if len(places) < 2:
         raise Fs3Error(Code.INVALID, "give at least one source, and the target")
     if form and form not in set(Form):
         raise Fs3Error(Code.INVALID, f"--as {form}: one of {', '.join(Form)} is allowed")
+    length = size(record_bytes, "--record")
     *sources, target = (_at(place, directory, address, cluster_id) for place in places)
-    length = parse_size(record_bytes)
     chosen = Form(form) if form else form_of(*sources[0], length)
     header = header_of(chosen, length)
     for storage, path in sources:  # a missing one is noticed before anything is written

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import stat as stat_bits
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from fs3.errors import Code, Fs3Error
 
-from .appearance import human_bytes, new_table
+from .appearance import human_bytes, new_table, show
 from .files import PathArgument, remote_path
 from .location import AddressOption, ClusterIdOption, DirOption, locate
 
@@ -45,10 +45,13 @@ def chunks(
 
     location = locate(directory, address, cluster_id)
     with location.client() as client:
-        inode = client.stat(remote_path(path)).st_ino
+        what = client.stat(remote_path(path))
+    if not stat_bits.S_ISREG(what.st_mode):
+        raise Fs3Error(Code.INVALID, f"{path} is not a file: only those have chunks")
+    inode = what.st_ino
     table = new_table(f"Chunks of {path} (inode {inode})")
     for name in ("chunk", "chain", "length", "replica: version checksum"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     rows: list[tuple[int, str, str, Text]] = []
     with location.administration() as calls:
         routing = calls.routing()
@@ -60,7 +63,7 @@ def chunks(
                 rows.append((slot, str(chain.chain), length, _copies(found)))
     for slot, chain_id, length, copies in sorted(rows, key=lambda row: row[0]):
         table.add_row(str(slot), chain_id, length, copies)
-    Console().print(table)
+    show(table)
 
 
 def _side_by_side(

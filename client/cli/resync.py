@@ -10,6 +10,7 @@ from fs3.errors import Code, Fs3Error
 
 from .appearance import human_bytes
 from .location import AddressOption, ClusterIdOption, DirOption, locate
+from .quantities import size
 
 if TYPE_CHECKING:
     from fs3.core.types import TargetId
@@ -56,12 +57,7 @@ def rate(
     \b
     Example:  fs3 resync rate 200MiB
     """
-    from fs3.settings import parse_size
-
-    try:
-        wanted = parse_size(bytes_per_s)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    wanted = size(bytes_per_s, "BYTES")
     changed: list[TargetId] = []
     failures: list[str] = []
     with locate(directory, address, cluster_id).administration() as calls:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from fs3.errors import Code, Fs3Error
 
-from .appearance import human_bytes, new_table
+from .appearance import human_age, human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, Location, locate
+from .quantities import size
 
 if TYPE_CHECKING:
     from fs3.client.administration import Administration, ScrubStatus
@@ -88,12 +89,7 @@ def rate(
     \b
     Example:  fs3 scrub rate 100MiB
     """
-    from fs3.settings import parse_size
-
-    try:
-        wanted = parse_size(bytes_per_s)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    wanted = size(bytes_per_s, "BYTES")
     location = locate(directory, address, cluster_id)
     _each(
         location,
@@ -117,27 +113,28 @@ def _each(location: Location, chosen: list[int] | None, call: Call) -> None:
                 states.append(call(calls, routing, by_number[number]))
             except Fs3Error as error:
                 failures.append(f"target {number}: {error}")
-    Console().print(_table(states))
+    show(_table(states, time.time_ns()))
     for failure in failures:
         typer.echo(f"  {failure}", err=True)
     if failures or any(state.bad_waiting for state in states):
         raise typer.Exit(1)
 
 
-def _table(states: list[ScrubStatus]) -> object:
+def _table(states: list[ScrubStatus], now_ns: int) -> Table:
     table = new_table("Scrub, per target")
     for name in ("target", "pass"):
         table.add_column(name, no_wrap=True)
-    for name in ("chunks", "read", "rate", "last pass ended", "bad", "repaired", "waiting"):
+    for name in ("chunks", "rate", "last pass", "bad", "repaired", "waiting"):
         table.add_column(name, justify="right", no_wrap=True)
     for state in states:
         table.add_row(
             str(state.target),
             _phase(state),
             f"{state.chunks:,} of {state.chunks_total:,}",
-            human_bytes(state.length_bytes),
             f"{human_bytes(state.bytes_per_s)}/s" if state.bytes_per_s else "-",
-            _when(state.finished_ns),
+            f"{human_age((now_ns - state.finished_ns) / 1e9)} ago"
+            if state.finished_ns
+            else "never",
             f"{state.bad_found:,}",
             f"{state.repaired:,}",
             Text(f"{state.bad_waiting:,}", "red" if state.bad_waiting else ""),
@@ -149,9 +146,3 @@ def _phase(state: ScrubStatus) -> Text:
     if state.running and not state.bytes_per_s:
         return Text("held", "yellow")
     return Text("running", "cyan") if state.running else Text("resting")
-
-
-def _when(moment_ns: int) -> str:
-    if not moment_ns:
-        return "never"
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment_ns / 1e9))

@@ -54,7 +54,7 @@ def render(status: ClusterStatus) -> RenderableType:
 def _nodes(status: ClusterStatus) -> Table:
     table = new_table(f"Nodes of cluster {status.cluster_id!r}")
     for name in ("node", "host", "data address", "control address", "state", "heartbeat"):
-        table.add_column(name)
+        table.add_column(name, no_wrap=True)
     for node in status.nodes:
         info = node.info
         state = Text("alive", "green") if info.alive else Text("away", "red")
@@ -138,8 +138,8 @@ def _capacity(status: ClusterStatus) -> tuple[int, int]:
 def _summary(status: ClusterStatus) -> Text:
     capacity, used = _capacity(status)
     text = Text(
-        f"{human_bytes(used)} used of {human_bytes(capacity)}, replicas counted once;"
-        f" clients: {status.clients}; routing version {status.routing_version}\n"
+        f"{human_bytes(used)} used of {human_bytes(capacity)}, replicas counted once\n"
+        f"clients: {status.clients}; routing version {status.routing_version}\n"
     )
     problems = status.problems
     if not problems:
