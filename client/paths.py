@@ -16,7 +16,15 @@ from typing import TypeAlias
 from fs3.core.layout import Layout, check_chunk_bytes
 from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
-from fs3.types import ROOT_INODE, Dentry, FileKind, Inode, SetAttributes
+from fs3.types import (
+    INODES_FREE,
+    NAME_BYTES_MAX,
+    ROOT_INODE,
+    Dentry,
+    FileKind,
+    Inode,
+    SetAttributes,
+)
 
 from .context import ClientContext
 
@@ -196,12 +204,12 @@ class PathOperations:
         return inode.symlink
 
     def statvfs(self) -> os.statvfs_result:
-        """Space and inodes of the cluster, divided by the number of replicas."""
+        """Space and inodes of the cluster; replicas count once."""
         space = self._context.metadata.statfs()
         block = 4096
         total, free = space.capacity_bytes // block, space.free_bytes // block
-        inodes = space.inodes
-        return os.statvfs_result((block, block, total, free, free, inodes, 0, 0, 0, 255))
+        inodes = space.inodes + INODES_FREE, INODES_FREE, INODES_FREE
+        return os.statvfs_result((block, block, total, free, free, *inodes, 0, NAME_BYTES_MAX))
 
     # -- making, moving, removing ----------------------------------------------------------------
 

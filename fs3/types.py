@@ -11,6 +11,7 @@ from fs3.core.types import InodeId
 
 ROOT_INODE = InodeId(1)
 NAME_BYTES_MAX = 255
+INODES_FREE = 1 << 32  # what programs that ask are told: only space limits them
 PATH_BYTES_MAX = 4096
 LINKS_MAX = 65_000
 FILE_BYTES_MAX = 1 << 50

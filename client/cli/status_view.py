@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fs3.client.administration import ClusterStatus, TargetStatus
-from fs3.core.types import Chain, PublicState
+from fs3.core.types import Chain, LocalState, PublicState
 
 from .appearance import human_bytes, new_table
 
@@ -127,12 +127,14 @@ def _replicas(chain: Chain) -> Text:
 
 
 def _capacity(status: ClusterStatus) -> tuple[int, int]:
-    """Capacity and use as files see them: raw bytes divided by the number of replicas."""
-    replicas = max((len(chain.replicas) for chain in status.chains), default=1)
-    in_chains = [target for target in status.targets if target.chain]
-    capacity = sum(t.capacity_bytes for t in in_chains)
-    used = sum(t.used_bytes for t in in_chains)
-    return capacity // replicas, used // replicas
+    """Capacity and use, replicas counted once: a chain holds what its smallest target does."""
+    by_chain: dict[int, list[TargetStatus]] = {}
+    for target in status.targets:
+        if target.chain and target.local_state is not LocalState.OFFLINE:
+            by_chain.setdefault(target.chain, []).append(target)
+    capacity = sum(min(t.capacity_bytes for t in targets) for targets in by_chain.values())
+    used = sum(max(t.used_bytes for t in targets) for targets in by_chain.values())
+    return capacity, used
 
 
 def _summary(status: ClusterStatus) -> Text:

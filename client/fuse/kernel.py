@@ -20,7 +20,7 @@ from typing import Any
 
 from fs3.client.filesystem_interface import Attributes, Entry, FileLock, OpenFile
 from fs3.errors import Code, Fs3Error
-from fs3.types import KIND_TO_MODE, NAME_BYTES_MAX, FileKind, Inode, StatFs
+from fs3.types import INODES_FREE, KIND_TO_MODE, NAME_BYTES_MAX, FileKind, Inode, StatFs
 
 from . import kernel_structs as k
 
@@ -284,11 +284,11 @@ def encode_direntplus(
 
 
 def encode_statfs(statfs: StatFs, block_bytes: int = 4096) -> bytes:
-    """The reply to STATFS. How many more inodes there could be is unknown: as many as are used."""
+    """The reply to STATFS. Nothing but space limits the inodes; programs ask for enough of them."""
     blocks, free = statfs.capacity_bytes // block_bytes, statfs.free_bytes // block_bytes
-    inodes = statfs.inodes
     return k.STATFS_OUT.pack(
-        *(blocks, free, free, 2 * inodes, inodes, block_bytes, NAME_BYTES_MAX, block_bytes)
+        *(blocks, free, free, statfs.inodes + INODES_FREE, INODES_FREE),
+        *(block_bytes, NAME_BYTES_MAX, block_bytes),
     )
 
 

@@ -31,6 +31,7 @@ from fs3.client.filesystem_interface import (
 from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
 from fs3.types import (
+    INODES_FREE,
     KIND_TO_MODE,
     NAME_BYTES_MAX,
     ROOT_INODE,
@@ -213,9 +214,9 @@ class PathOperations:
             "f_blocks": found.capacity_bytes // _BLOCK_BYTES,
             "f_bfree": free,
             "f_bavail": free,
-            "f_files": 2 * found.inodes,
-            "f_ffree": found.inodes,
-            "f_favail": found.inodes,
+            "f_files": found.inodes + INODES_FREE,
+            "f_ffree": INODES_FREE,
+            "f_favail": INODES_FREE,
             "f_namemax": NAME_BYTES_MAX,
         }
 

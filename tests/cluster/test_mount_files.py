@@ -325,6 +325,8 @@ def test_statvfs_counts_space_and_names(mount, client):
     assert found.f_blocks * found.f_frsize > found.f_bavail * found.f_frsize > 0
     assert found.f_namemax == 255
     assert native.f_blocks * native.f_frsize == found.f_blocks * found.f_frsize
+    assert native.f_ffree == found.f_ffree > 1_000_000
+    assert native.f_files > native.f_ffree
     assert "fs3" in run("df", "-T", mount)
 
 

@@ -203,6 +203,7 @@ def test_statvfs_shows_space_and_name_length(direct):
     assert found.f_blocks * found.f_frsize == 1 << 40
     assert 0 < found.f_bavail <= found.f_blocks
     assert found.f_namemax == 255
+    assert found.f_files > found.f_ffree > 1_000_000
 
 
 def test_names_of_any_bytes_and_255_of_them(either):
