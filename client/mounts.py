@@ -71,8 +71,12 @@ def start(registry: Path, mountpoint: str, arguments: Sequence[str]) -> None:
     files = MountFiles(registry, mountpoint)
     if processes.living(files.path("pid")) or mounted_devices(mountpoint):
         raise Fs3Error(Code.EXISTS, f"{mountpoint} is mounted already")
-    registry.mkdir(parents=True, exist_ok=True)
-    durable.write_file(files.path("json"), json.dumps({"mountpoint": mountpoint}) + "\n")
+    try:
+        registry.mkdir(parents=True, exist_ok=True)
+        durable.write_file(files.path("json"), json.dumps({"mountpoint": mountpoint}) + "\n")
+    except PermissionError as error:
+        what = f"{registry} is another user's; mount with --address and --cluster-id instead"
+        raise Fs3Error(Code.ACCESS, what) from error
     command = [sys.executable, "-m", "fs3.client.mount_process", "--mountpoint", mountpoint]
     command += ["--pid-file", str(files.path("pid")), "--log-file", str(files.path("log"))]
     result = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)

@@ -23,6 +23,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fs3.errors import Code, Fs3Error
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _STATE_FIELD, _START_FIELD = 0, 19  # of /proc/PID/stat, counted after the command's name
 
@@ -53,7 +55,7 @@ class ProcessRecord:
         return self.boot_id == _boot_id() and _running_since(self.pid) == self.start_ticks
 
     def signal(self, number: signal.Signals) -> bool:
-        """Send a signal; False if the process is gone."""
+        """Send a signal; False if the process is gone. Fs3Error ACCESS if it is another user's."""
         if self.boot_id != _boot_id():
             return False
         with self._pidfd() as descriptor:
@@ -63,6 +65,9 @@ class ProcessRecord:
                 signal.pidfd_send_signal(descriptor, number)
             except ProcessLookupError:
                 return False
+            except PermissionError as error:
+                what = f"process {self.pid} is another user's; only that one and root may end it"
+                raise Fs3Error(Code.ACCESS, what) from error
             return True
 
     def wait_gone(self, timeout_s: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fs3.client import processes
+from fs3 import durable
+from fs3.client import mounts, processes
+from fs3.errors import Code, Fs3Error
 
 STUBBORN = (
     "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
@@ -60,6 +63,32 @@ def test_a_process_that_got_a_recorded_pid_is_left_alone(
         assert not stranger.signal(signal.SIGKILL)
         assert stranger.wait_gone(0)
     assert sleeper.poll() is None
+
+
+def test_another_users_process_is_named(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(descriptor: int, number: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    record = processes.read_record(tmp_path / "pid")
+    assert record is not None
+    monkeypatch.setattr(signal, "pidfd_send_signal", refused)
+    with pytest.raises(Fs3Error, match=f"process {sleeper.pid} is another user's") as caught:
+        record.signal(signal.SIGKILL)
+    assert caught.value.code is Code.ACCESS
+
+
+def test_a_mount_that_cannot_be_recorded_says_how_else_to_mount(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, text: str) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(durable, "write_file", refused)
+    with pytest.raises(Fs3Error, match="--address and --cluster-id") as caught:
+        mounts.start(tmp_path / "mounts", str(tmp_path / "mnt"), [])
+    assert caught.value.code is Code.ACCESS
 
 
 def test_a_zombie_counts_as_ended(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
