@@ -226,10 +226,19 @@ def test_commands_in_documents_exist(name: str) -> None:
             assert (ROOT / words[1]).is_file(), f"{name}: {line!r}"
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, *PAGES])
 def test_links_in_documents_lead_somewhere(name: str) -> None:
-    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", (ROOT / name).read_text())
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    page = ROOT / name
+    for link, heading in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", page.read_text()):
+        there = page.parent / link if link else page
+        assert there.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{link}#{heading}"
 
 
 def test_promises_are_shown_by_tests_that_exist() -> None:

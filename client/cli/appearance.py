@@ -24,6 +24,11 @@ def human_bytes(length_bytes: float) -> str:
     return f"{length_bytes:.{1 if power else 0}f} {_UNITS[power]}"
 
 
+def counted(count: int, what: str) -> str:
+    """``1 chain``, ``2 chains``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def human_age(seconds: float) -> str:
     """``200`` is "3 min"."""
     for unit_s, unit in _AGES:

@@ -13,7 +13,7 @@ from rich.live import Live
 from fs3.client.cluster_directory import Shape
 from fs3.errors import Code, Fs3Error
 
-from .appearance import show
+from .appearance import counted, show
 from .location import (
     AddressOption,
     ClusterIdOption,
@@ -117,8 +117,9 @@ def up(
 def _say_where(made: LocalCluster) -> None:
     found = made.specification
     typer.echo(
-        f"  {len(found.nodes)} storageservers x {found.targets_per_node} targets,"
-        f" {found.replicas} replicas, data in {made.directory}"
+        f"  {counted(len(found.nodes), 'storageserver')} x"
+        f" {counted(found.targets_per_node, 'target')},"
+        f" {counted(found.replicas, 'replica')}, data in {made.directory}"
     )
     typer.echo(f"  address {found.metaserver_frame_address} (gRPC {found.metaserver_grpc_address})")
 

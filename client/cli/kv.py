@@ -10,7 +10,7 @@ import typer
 
 from fs3.errors import Code, Fs3Error
 
-from .appearance import human_age, human_bytes, new_table, show
+from .appearance import counted, human_age, human_bytes, new_table, show
 from .location import AddressOption, ClusterIdOption, DirOption, locate
 from .quantities import number, size
 
@@ -106,8 +106,8 @@ def create(
     )
     with locate(directory, address, cluster_id).administration() as calls:
         made = create_namespace(calls.manager, name, settings)
-    chains = f"{len(made.chains)} chains of table {made.table}"
-    typer.echo(f"namespace {name!r}: {_replicas(made.replicas)}, {chains}")
+    chains = f"{counted(len(made.chains), 'chain')} of table {made.table}"
+    typer.echo(f"namespace {name!r}: {counted(made.replicas, 'replica')}, {chains}")
 
 
 @commands.command("list")
@@ -252,10 +252,6 @@ def drop(
     with locate(directory, address, cluster_id).administration() as calls:
         drop_namespace(calls.manager, name)
     typer.echo(f"namespace {name!r} is gone")
-
-
-def _replicas(count: int) -> str:
-    return f"{count} replica{'s' if count > 1 else ''}"
 
 
 def _fields(namespace: KvNamespace) -> dict[str, Any]:

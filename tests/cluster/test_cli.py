@@ -62,6 +62,8 @@ def test_status_by_address_needs_the_clusters_name(cluster: RunningCluster) -> N
     assert "HEALTHY" in result.stdout
     line = error_line(cluster.run(*by_address, "--cluster-id", "another"))
     assert "WRONG_CLUSTER" in line
+    assert f"this is cluster {cluster.cluster_id!r}" in line
+    assert "--cluster-id" in line
 
 
 def test_status_of_a_degraded_cluster_says_what_is_missing(cluster: RunningCluster) -> None:
@@ -196,6 +198,7 @@ def test_up_and_down_say_what_they_do(tmp_path: Path, cluster: RunningCluster) -
         (["cat", "/"], 1, "IS_DIRECTORY"),
         (["stat", "/missing"], 1, "/missing"),
         (["rm", "/missing"], 1, "/missing"),
+        (["rm", "-r", "/"], 1, "is all there is"),
         (["mkdir", "/missing/below"], 1, "/missing"),
         (["mkdir", "/" + "x" * 256], 1, "NAME_TOO_LONG"),
         (["mv", "/missing", "/elsewhere"], 1, "/missing"),
@@ -205,6 +208,7 @@ def test_up_and_down_say_what_they_do(tmp_path: Path, cluster: RunningCluster) -
         (["cp", "fs3:/missing", "x"], 1, "/missing"),
         (["cp", "fs3:/", "x"], 1, "-r"),
         (["chunks", "/missing"], 1, "/missing"),
+        (["chunks", "/"], 1, "is not a file"),
         (["node", "kill", "7"], 1, "there is no node 7; 1-3 are"),
         (["node", "stop", "one"], 2, "'N'"),
         (["umount", "/"], 1, "not an fs3 mount"),

@@ -321,8 +321,10 @@ def test_permissions_hold_for_another_user(mount):
 
 
 def test_statvfs_counts_space_and_names(mount, client):
+    (mount / "file").write_bytes(bytes(CHUNK))
+    # Storageservers report what they have by and by.
+    eventually(lambda: 0 < os.statvfs(mount).f_bavail < os.statvfs(mount).f_blocks, "used space")
     found, native = os.statvfs(mount), client.statvfs()
-    assert found.f_blocks * found.f_frsize > found.f_bavail * found.f_frsize > 0
     assert found.f_namemax == 255
     assert native.f_blocks * native.f_frsize == found.f_blocks * found.f_frsize
     assert native.f_ffree == found.f_ffree > 1_000_000

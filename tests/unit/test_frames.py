@@ -83,12 +83,21 @@ def test_an_announcement_over_the_limit_is_refused_before_anything_is_read(offse
 def test_another_cluster_and_another_protocol_are_told_apart():
     header = frames.decode(frame())
     frames.check_peer(header, "c")
-    with pytest.raises(Fs3Error, match="'d'") as caught:
+    with pytest.raises(Fs3Error, match=r"this is cluster 'd'.*--cluster-id") as caught:
         frames.check_peer(header, "d")
     assert caught.value.code is Code.WRONG_CLUSTER
     with pytest.raises(Fs3Error, match="version 7") as caught:
         frames.check_peer(header._replace(protocol=7), "c")
     assert caught.value.code is Code.PROTOCOL
+
+
+@pytest.mark.parametrize("begins", [b"PRI * HTTP/2.0\r\n", b"\0\0\x18\x04\0\0\0\0\0"])
+def test_who_speaks_grpc_to_the_frame_port_or_frames_to_grpcs_is_told(begins):
+    with pytest.raises(Fs3Error, match="gRPC, which has another port"):
+        frames.decode(begins.ljust(frames.HEADER_BYTES, b"\0"))
+    with pytest.raises(Fs3Error) as caught:
+        frames.decode(b"GET / HTTP/1.1\r\n".ljust(frames.HEADER_BYTES, b"\0"))
+    assert "gRPC" not in caught.value.detail
 
 
 @given(st.sampled_from(list(TABLE)), st.text(max_size=300))
