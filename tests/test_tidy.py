@@ -195,6 +195,20 @@ def test_every_command_has_help_and_an_example() -> None:
             assert "Example" in text, f"fs3 {name} shows no example"
 
 
+def test_lists_of_commands_are_not_cut_at_80_columns(monkeypatch, capsys) -> None:
+    from fs3.client.cli.main import run
+
+    monkeypatch.setenv("COLUMNS", "80")
+    groups = [name for name, command in commands().items() if hasattr(command, "commands")]
+    assert "kv" in groups
+    for name in ["", *groups]:
+        run([*name.split(), "--help"])
+        shown = capsys.readouterr().out
+        assert [
+            line for line in shown.splitlines() if line.endswith("...") and "[OPT" not in line
+        ] == []
+
+
 def test_every_option_has_help() -> None:
     for name, command in commands().items():
         for parameter in getattr(command, "params", []):

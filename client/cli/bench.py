@@ -8,7 +8,7 @@ from .bench_io import io
 from .bench_kv import kv
 from .bench_loader import loader
 
-_HELP = """How fast a cluster is, beside what bounds it, measured in the same run.
+_HELP = """How fast a cluster is, beside what bounds it in the same run.
 
 \b
 Examples:

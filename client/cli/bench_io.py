@@ -56,8 +56,9 @@ def io(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Reads and writes at random offsets of one file, by every front and transport there is.
+    """Measure reads and writes of one file, by every way there is.
 
+    At random offsets, by every front and transport.
     Limits are measured in the same run, turn by turn: memcpy, a bare loopback TCP connection, bare
     preadv and pwritev of a local file, a mount with nothing behind it. Caches are warm.
 

@@ -61,8 +61,9 @@ def kv(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Measure the KV cache in a namespace of its own, which is dropped afterwards.
+    """Measure the KV cache, in a namespace of its own.
 
+    The namespace is dropped afterwards.
     memcpy and a bare loopback TCP connection are measured in the same run: what is possible here.
     "memcpy" copies one batch over and over, which may stay in the processor's caches, "memcpy cold"
     as many different bytes as the gets read.

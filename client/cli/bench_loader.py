@@ -42,8 +42,9 @@ def loader(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Random samples through PyTorch's DataLoader, of fs3 and of a local directory.
+    """Measure PyTorch's DataLoader, on fs3 and on a local directory.
 
+    It takes random samples.
     Both have the same record file, and warm caches; both copies are removed afterwards. Samples
     that cannot be read because servers are away are counted as missed. memcpy and
     a bare loopback TCP connection are measured in the same run. Needs PyTorch.

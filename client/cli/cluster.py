@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fs3.client.local_cluster import LocalCluster
 
 node_app = typer.Typer(
-    help="Drain a storageserver of any cluster; stop, start or kill one of a local cluster.",
+    help="Storageservers: drain one; stop, start or kill a local one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -186,7 +186,9 @@ def _watch(location: Location) -> None:
 
 
 def node_stop(node: NodeArgument, directory: DirOption = None) -> None:
-    """End a storageserver in good order, and keep it down until `fs3 node start`.
+    """End a storageserver in good order, and keep it down.
+
+    `fs3 node start` lets it return.
 
     \b
     Example:  fs3 node stop 2
@@ -214,7 +216,9 @@ def node_kill(
     directory: DirOption = None,
     hold: Annotated[bool, typer.Option(help="Keep it down until `fs3 node start`.")] = False,
 ) -> None:
-    """Kill a storageserver with SIGKILL; the supervisor starts it again unless it is held.
+    """Kill a storageserver with SIGKILL.
+
+    The supervisor starts it again unless it is held.
 
     \b
     Example:  fs3 node kill 2 --hold

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fs3.routing import Routing
     from fs3.transport.rdma.inventory import Port, Verdict
 
-_HELP = """Look at this machine: what fs3 finds, what it uses, and why not the rest.
+_HELP = """Look at this machine: what fs3 finds, uses, and why not the rest.
 
 \b
 Example:  fs3 doctor rdma
@@ -57,7 +57,7 @@ def rdma(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Show every RDMA port, the addresses that are used, and why others are not.
+    """Show every RDMA port: what is used of it, and why not more.
 
     Each usable port is tried: memory is registered and a queue pair made. With --nodes the
     storageservers of a cluster are compared with what is here. Exit code 1 if no port can be used:

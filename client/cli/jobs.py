@@ -31,7 +31,7 @@ DetachOption = Annotated[
     bool, typer.Option("--detach", help="Give the order and return; see `fs3 job list`.")
 ]
 
-_HELP = """What was ordered and takes a while: how far it is, how long it will take.
+_HELP = """Orders that take a while: how far they are, and how long yet.
 
 \b
 Examples:

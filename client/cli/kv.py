@@ -17,7 +17,7 @@ from .quantities import number, size
 if TYPE_CHECKING:
     from fs3.core.kv import KvNamespace
 
-_HELP = """Namespaces of the KV cache: sets of keys with a capacity, a TTL and a number of replicas.
+_HELP = """Namespaces of the KV cache: sets of keys with their limits.
 
 \b
 Examples:
@@ -151,7 +151,9 @@ def stat(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Show what a namespace holds and how it is used, per target since its process started.
+    """Show what a namespace holds, and how it is used, per target.
+
+    Uses are counted since the target's process started.
 
     \b
     Example:  fs3 kv stat llama-70b

@@ -66,7 +66,7 @@ doctor.register(app)
 
 @app.command()
 def version() -> None:
-    """Print the release of fs3, of the Python it runs on, and whether its loops are compiled.
+    """Print the releases of fs3 and Python, and which loops it uses.
 
     \b
     Example:  fs3 version

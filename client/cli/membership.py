@@ -63,7 +63,9 @@ def chain_list(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Show every chain: its replicas, head first, and the order they are meant to be in.
+    """Show every chain: its replicas, and their preferred order.
+
+    The head comes first.
 
     \b
     Example:  fs3 chain list
@@ -83,7 +85,7 @@ def chain_add(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Put a free target into a chain, and wait until it serves there.
+    """Put a free target into a chain, wait until it serves.
 
     Whatever it holds of another chain is removed first. The chain is read and written meanwhile.
 
@@ -110,7 +112,7 @@ def chain_remove(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Take a target out of a chain: one replica less of everything in it.
+    """Take a target out of a chain: one replica less.
 
     The only one that serves is refused. Its chunks stay on its disk until it joins another chain.
 
@@ -138,8 +140,9 @@ def chain_rotate(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Bring chains into their preferred order, which spreads their heads over the nodes.
+    """Bring chains into their preferred order.
 
+    That spreads their heads over the nodes.
     One target of a chain at a time goes out and comes back as its last, after a resync of what it
     has missed. The others serve meanwhile.
 
@@ -190,7 +193,7 @@ def chain_give_up_last(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """DATA LOSS: serve a chain again though the target that served it last is gone for good.
+    """DATA LOSS: serve a chain without who served it last.
 
     Only for a chain that shows LASTSRV, whose target cannot be brought back. The next target of the
     chain serves what it holds; what it has missed is lost.
@@ -212,8 +215,9 @@ def target_replace(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Give a target's place in its chain to a free one: a disk is dead, or shall be taken out.
+    """Give a target's place in its chain to a free one.
 
+    For a disk that is dead, or shall be taken out.
     The new one is filled from the replicas that serve; then the old one leaves. A dead disk that
     was exchanged under the same target number needs none of this: it is filled when it returns.
 

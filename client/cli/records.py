@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _VERIFY_BYTES = 32 << 20  # in one batch
 _CAT_RECORDS = 64  # in one batch
-_HELP = """Make, check and read files of records: many training samples in one file.
+_HELP = """Files of records, many samples in one: make, check, read.
 
 \b
 Example:  fs3 records pack images/ fs3:/data/images.rec
@@ -62,7 +62,7 @@ def pack(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Pack directories, tars, lines or pieces of files into one record file.
+    """Pack directories, tars, lines or pieces into one record file.
 
     \b
     Example:  fs3 records pack images/ fs3:/data/images.rec
@@ -100,7 +100,9 @@ def verify(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Read all records and compare them with their checksums; exit code 1 if any is damaged.
+    """Read all records and compare them with their checksums.
+
+    Exit code 1 if any is damaged.
 
     \b
     Example:  fs3 records verify fs3:/data/images.rec
@@ -143,7 +145,9 @@ def cat(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Write records to standard output, each followed by a newline; of samples, a list of parts.
+    """Write records to standard output, each followed by a newline.
+
+    Of samples, a list of parts.
 
     \b
     Example:  fs3 records cat fs3:/data/lines.rec 0 1 2

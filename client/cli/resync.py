@@ -15,7 +15,7 @@ from .quantities import size
 if TYPE_CHECKING:
     from fs3.core.types import TargetId
 
-_HELP = """Steer how targets that come back are brought up to date, beside the clients' work.
+_HELP = """Steer how targets that come back are brought up to date.
 
 \b
 `fs3 status` shows how far they are.
@@ -49,10 +49,10 @@ def rate(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Limit what each target that is brought up to date gets, also while it is under way.
+    """Limit what each target that is brought up to date gets.
 
-    It counts until a storageserver's next start; then its settings do. Exit code 1 if a target
-    cannot be asked.
+    Also while it is under way. It counts until a storageserver's next start; then its settings do.
+    Exit code 1 if a target cannot be asked.
 
     \b
     Example:  fs3 resync rate 200MiB

@@ -27,7 +27,7 @@ TargetOption = Annotated[
 ]
 Call = Callable[["Administration", "Routing", "TargetId"], "ScrubStatus"]
 
-_HELP = """Read everything that is stored in turn, to find bad disks and repair what they spoilt.
+_HELP = """Read all that is stored in turn, to find and repair bad blocks.
 
 \b
 Example:  fs3 scrub status
@@ -47,7 +47,7 @@ def status(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Show how far each target is, what was found bad, and what was repaired.
+    """Show how far each target is, what was bad, what was repaired.
 
     Exit code 1 if bad chunks wait for repair, or a target cannot be asked.
 
@@ -84,7 +84,9 @@ def rate(
     address: AddressOption = None,
     cluster_id: ClusterIdOption = "default",
 ) -> None:
-    """Change how fast is read, until the storageserver's next start; then its settings count.
+    """Change how fast is read.
+
+    It counts until the storageserver's next start; then its settings do.
 
     \b
     Example:  fs3 scrub rate 100MiB
