@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from rich import box
@@ -53,19 +54,22 @@ def new_table(title: str) -> Table:
 def show(*parts: RenderableType) -> None:
     """Print, and cut nothing: a table is wrapped in columns that allow it, or by the terminal.
 
-    A pipe counts as 80 columns (or ``COLUMNS``), and gets whole lines, too. Nothing in names is
-    taken for markup.
+    A pipe gets a line for each row, whatever its length. Nothing in names is taken for markup.
     """
     console = Console(markup=False, emoji=False)
+    piped = not console.is_terminal and "COLUMNS" not in os.environ
     for part in _flat(parts):
         if isinstance(part, Table):
             for column in part.columns:
                 column.overflow = "fold"
-            part.width = None if _needed(part) <= console.width else _needed(part)
+            needed = _needed(part, whole=piped)
+            part.width = needed if piped or needed > console.width else None
             # Rich would wrap it to the table's width.
             console.print(Text(str(part.title), "bold"), soft_wrap=True)
             part.title = None
-        console.print(part, crop=False)
+            console.print(part, crop=False)
+        else:
+            console.print(part, soft_wrap=piped)
 
 
 def _flat(parts: tuple[RenderableType, ...] | list[RenderableType]) -> Iterator[RenderableType]:
@@ -76,13 +80,14 @@ def _flat(parts: tuple[RenderableType, ...] | list[RenderableType]) -> Iterator[
             yield part
 
 
-def _needed(table: Table) -> int:
-    """The columns without which something of the table would be cut."""
-    return sum(map(_column_width, table.columns)) + _GAP * (len(table.columns) - 1)
+def _needed(table: Table, whole: bool) -> int:
+    """The columns without which something of the table would be cut, or wrapped if ``whole``."""
+    widths = [_column_width(column, whole or column.no_wrap) for column in table.columns]
+    return sum(widths) + _GAP * (len(widths) - 1)
 
 
-def _column_width(column: Column) -> int:
-    """Of its longest cell, or of its longest word if its cells may be wrapped."""
+def _column_width(column: Column, whole: bool) -> int:
+    """Of its longest line, or of its longest word if it is not to be ``whole``."""
     texts = [str(cell) for cell in (column.header, *column.cells) if isinstance(cell, str | Text)]
-    pieces = [p for t in texts for p in (t.split("\n") if column.no_wrap else t.split())]
+    pieces = [piece for text in texts for piece in (text.split("\n") if whole else text.split())]
     return max(map(cell_len, pieces), default=0)

@@ -79,6 +79,20 @@ def test_prose_is_wrapped_between_words_and_numbers_stay_whole(columns, capsys):
     assert lines[-1].strip() == "the end"
 
 
+def test_a_pipe_gets_a_line_for_each_row(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = new_table("Chains")
+    for name in ("chain", "replicas", "preferred order"):
+        table.add_column(name)
+    row = " -> ".join(f"{n}@{n} SERVING" for n in range(100, 112))
+    table.add_row("1", row, Text(row))
+    prose = "DEGRADED: " + "word " * 40 + "end"
+    show(Group(table, Text(prose)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].count(row) == 2
+    assert lines[4:] == [prose]
+
+
 def test_names_are_no_markup(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
     table = new_table("Chunks of /[b]old/:smile:")
