@@ -69,14 +69,13 @@ def io(
     """
     from fs3.client.bench.io import FRONTS, OPERATIONS, Plan, as_json, run, scratch_check
     from fs3.client.bench.io_plot import as_svg
-    from fs3.client.links import TRANSPORTS
 
     plan = Plan(
         sizes=wanted_sizes(sizes, "--sizes"),
         depths=counts(depths, "--depths"),
         operations=choices(operations, "--operations", OPERATIONS),
         fronts=choices(fronts, "--fronts", FRONTS),
-        transports=choices(transports, "--transports", [one.name for one in TRANSPORTS]),
+        transports=transports.split(","),
         rounds=rounds,
         seconds=seconds,
         file_bytes=size(file_size, "--file-size"),

@@ -37,7 +37,6 @@ COUNTS = "whole numbers from 1 on are allowed"
         ("bench io --depths 0", COUNTS),
         ("bench io --fronts foo", "native, batch, ring, fuse are allowed"),
         ("bench io --operations foo", "read, write are allowed"),
-        ("bench io --transports foo", "tcp are allowed"),
         ("bench io --rounds 0", "greater than or equal to 1"),
         ("bench kv --sizes foo", SIZE),
         ("bench kv --batches x", COUNTS),
