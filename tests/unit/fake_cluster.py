@@ -362,6 +362,17 @@ class FakeCluster:
         self.reactor.call_soon(run)
         assert done.wait(WAIT_S)
 
+    def release(self, node: int) -> None:
+        """Give the answers that a node has kept back, and keep no more."""
+
+        def answer() -> None:
+            of = self.nodes[NodeId(node)]
+            held, of.held = of.held or [], None
+            for one in held:
+                one()
+
+        self.in_reactor(answer)
+
     def kill(self, node: int) -> None:
         """The process is gone; routing does not know yet."""
         self.dead.add(NodeId(node))

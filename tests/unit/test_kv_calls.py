@@ -60,9 +60,8 @@ def test_memory_of_an_interrupted_get_is_left_alone(cluster, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         cache.get_into([KEY], [page])
     monkeypatch.undo()
-    for node in cluster.nodes.values():
-        held, node.held = node.held, None
-        cluster.in_reactor(lambda held=held: [answer() for answer in held])
+    for number in cluster.nodes:
+        cluster.release(number)
     assert page == bytes(len(VALUE))
     for _ in range(3 * len(cluster.nodes)):  # each node is asked, and what it sent before is here
         assert cache.get([KEY]) == [VALUE]
