@@ -147,7 +147,7 @@ class Guest:
         finally:
             _end(guest)
             for pump in pumps:
-                pump.join(5)
+                pump.join(60)
         status = self._job / "status"
         return int(status.read_text()) if status.exists() else DIED
 
