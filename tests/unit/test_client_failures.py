@@ -318,8 +318,8 @@ def test_a_file_that_cannot_be_synced_does_not_keep_others_from_being_sent(clust
 
     with monkeypatch.context() as patch:
         patch.setattr(client.context.data, "sync_chunks", refuse_all)
-        other.write(b"y")
         before = cluster.requests(dataplane.WRITE_BATCH)
+        other.write(b"y")
         wait_until(lambda: cluster.requests(dataplane.WRITE_BATCH) > before)
     stuck.close()
     other.close()
