@@ -70,7 +70,9 @@ def start(registry: Path, mountpoint: str, arguments: Sequence[str]) -> None:
     """Start a mount process with these arguments; returns when the mount can be used."""
     files = MountFiles(registry, mountpoint)
     if processes.living(files.path("pid")) or mounted_devices(mountpoint):
-        raise Fs3Error(Code.EXISTS, f"{mountpoint} is mounted already")
+        dead = not processes.living(files.path("pid"))
+        what = "; if nothing answers there: `fs3 umount` it first" if dead else ""
+        raise Fs3Error(Code.EXISTS, f"{mountpoint} is mounted already{what}")
     try:
         registry.mkdir(parents=True, exist_ok=True)
         durable.write_file(files.path("json"), json.dumps({"mountpoint": mountpoint}) + "\n")

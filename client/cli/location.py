@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,19 +59,35 @@ class Location:
     cluster_id: str
     directory: ClusterDirectory | None
 
-    def administration(self) -> Administration:
+    @contextmanager
+    def administration(self) -> Iterator[Administration]:
         """Calls to its manager and storageservers."""
         from fs3.client.administration import Administration
 
-        return Administration(self.addresses, self.cluster_id)
+        with self._explaining(), Administration(self.addresses, self.cluster_id) as calls:
+            yield calls
 
     def client(self) -> Client:
         """A native client."""
         from fs3.client.api import connect
 
-        return connect(
-            self.addresses, cluster_id=self.cluster_id, metadata_timeout_s=_METASERVER_TIMEOUT_S
-        )
+        with self._explaining():
+            return connect(
+                self.addresses, cluster_id=self.cluster_id, metadata_timeout_s=_METASERVER_TIMEOUT_S
+            )
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Of a local cluster that nobody has started there is more to say than that it is away."""
+        try:
+            yield
+        except Fs3Error as error:
+            if error.code is not Code.UNREACHABLE or self.directory is None:
+                raise
+            if local_cluster(self.directory.root).is_running():
+                raise
+            what = f"the cluster in {self.directory.root} is not running; `fs3 up` starts it"
+            raise Fs3Error(error.code, f"{what} ({error.detail})") from error
 
 
 def directory_of(directory: Path | None) -> Path:

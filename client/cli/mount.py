@@ -97,7 +97,10 @@ def _mount(location: Location, mountpoint: Path, options: list[str], *, foregrou
 
     path = mounts.absolute(mountpoint)
     if not mounts.mounted_devices(path):
-        os.makedirs(path, exist_ok=True)
+        try:
+            os.makedirs(path, exist_ok=True)
+        except FileExistsError as error:
+            raise Fs3Error(Code.NOT_DIRECTORY, f"{path} is not a directory") from error
     arguments = ["--address", ",".join(location.addresses), "--cluster-id", location.cluster_id]
     if foreground:
         typer.echo(f"{path} is being mounted; Ctrl-C unmounts it")

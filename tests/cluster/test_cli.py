@@ -178,8 +178,10 @@ def test_up_and_down_say_what_they_do(tmp_path: Path, cluster: RunningCluster) -
         result = cluster.run("down", "--dir", directory, check=True)
     assert "is down" in result.stdout
     assert "is down" in cluster.run("down", "--dir", directory, check=True).stdout
-    line = error_line(cluster.run("status", "--dir", directory))
-    assert "UNREACHABLE" in line
+    for command in ("status", "ls"):
+        line = error_line(cluster.run(command, "--dir", directory))
+        assert "UNREACHABLE" in line
+        assert f"{directory} is not running; `fs3 up` starts it" in line
 
 
 @pytest.mark.parametrize(
@@ -212,6 +214,7 @@ def test_up_and_down_say_what_they_do(tmp_path: Path, cluster: RunningCluster) -
         (["node", "kill", "7"], 1, "there is no node 7; 1-3 are"),
         (["node", "stop", "one"], 2, "'N'"),
         (["umount", "/"], 1, "not an fs3 mount"),
+        (["mount", "/etc/passwd"], 1, "/etc/passwd is not a directory"),
     ],
 )
 def test_bad_input_gets_one_clear_line(

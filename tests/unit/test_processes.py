@@ -91,6 +91,19 @@ def test_a_mount_that_cannot_be_recorded_says_how_else_to_mount(
     assert caught.value.code is Code.ACCESS
 
 
+def test_a_dead_mount_in_the_way_is_to_be_unmounted_first(
+    sleeper: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mounts, "mounted_devices", lambda mountpoint: ["0:99"])
+    with pytest.raises(Fs3Error, match=r"mounted already.*`fs3 umount` it first") as caught:
+        mounts.start(tmp_path, "/mnt/fs3", [])
+    assert caught.value.code is Code.EXISTS
+    record = (tmp_path / "pid").read_text()
+    mounts.MountFiles(tmp_path, "/mnt/fs3").path("pid").write_text(record)
+    with pytest.raises(Fs3Error, match=r"mounted already$"):
+        mounts.start(tmp_path, "/mnt/fs3", [])
+
+
 def test_a_zombie_counts_as_ended(sleeper: subprocess.Popen[bytes], tmp_path: Path) -> None:
     record = processes.read_record(tmp_path / "pid")
     assert record is not None
