@@ -1,12 +1,13 @@
 """The one thread of a target that waits for its disk: syncs, and the store's background work.
 
-One sync at a time; what comes meanwhile shares the next. Results come back on the reactor's thread.
+One sync at a time; what comes meanwhile shares the next. Results come back on the reactor's thread,
+and so does a bug: whoever waits for a sync that is never told of would wait for ever.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 from fs3.core.types import TargetId
@@ -46,15 +47,22 @@ class Syncs(Generic[T]):
         if self._waiting and not self._under_way:
             self._under_way = True
             group, self._waiting = self._waiting, []
-            self._thread.submit(self._sync, group)
+            self._submit(self._sync, group)
 
     def background(self) -> None:
         """The store's own work, behind what is under way."""
-        self._thread.submit(self._background)
+        self._submit(self._background)
 
     def close(self) -> None:
         """Wait for what is under way."""
         self._thread.shutdown(wait=True)
+
+    def _submit(self, work: Callable[..., None], *arguments: object) -> None:
+        self._thread.submit(work, *arguments).add_done_callback(self._look)
+
+    def _look(self, done: Future[None]) -> None:
+        if done.exception() is not None:
+            self._reactor.call_soon(done.result)  # raises it, and ends the process
 
     def _sync(self, group: list[T]) -> None:
         failure = None
