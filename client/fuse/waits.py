@@ -29,7 +29,10 @@ class Waits:
         self._closed = False
 
     def start(self, unique: int, wait: Callable[[Cancellation], None]) -> bool:
-        """Run ``wait`` in a thread; False if there are too many or the mount is going away."""
+        """Run ``wait`` in a thread; False if there are too many or the mount is going away.
+
+        Too many for the mount, or for the machine.
+        """
         cancellation = Cancellation()
 
         def run() -> None:
@@ -46,7 +49,11 @@ class Waits:
             self._waits[unique] = cancellation, thread
             if unique in self._early:
                 cancellation.cancel()
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no thread to be had; nobody could join this one
+                del self._waits[unique]
+                return False
         return True
 
     def interrupt(self, unique: int) -> None:

@@ -202,6 +202,19 @@ def test_interrupt_that_comes_before_its_lock_request_cancels_it():
     assert not waits.start(6, seen.append)
 
 
+def test_a_wait_for_which_there_is_no_thread_is_refused_and_the_mount_can_end(monkeypatch):
+    """What is not written yet is written when the mount ends: nothing may stop that."""
+
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    waits = Waits()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert not waits.start(1, lambda _: None)
+    waits.close()
+
+
 def test_cancellation_tells_late_listeners_at_once():
     cancellation, calls = Cancellation(), []
     cancellation.on_cancel(lambda: calls.append("early"))
