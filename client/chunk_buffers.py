@@ -14,7 +14,9 @@ class ChunkBuffers:
     """Chunk-sized memory, used again: touching fresh memory costs more than the copy into it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Reentrant, as all locks on the way of a close: the collector, which runs anywhere, may
+        # close a file while its thread has one.
+        self._lock = threading.RLock()
         self._free: dict[int, list[memoryview]] = {}
         self._free_bytes = 0
         self._dirty_bytes = 0

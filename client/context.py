@@ -96,7 +96,7 @@ class ClientContext:
     def _start_over(self) -> None:
         self._closings: list[Closing] = []  # that need nothing but the metaserver
         self._settlings: list[Closing] = []  # that may wait for storageservers too
-        self._lock = threading.Lock()  # guards these and _upkeep
+        self._lock = threading.RLock()  # guards these and _upkeep; see ChunkBuffers
         self._extend_at_s = 0.0
         self._sessions: dict[int, InodeId] = {}  # that are open, and this client's
         self._upkeep: tuple[threading.Thread, ...] = ()

@@ -33,7 +33,7 @@ class NodeLoads:
     """Shared by all threads of a client."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # see ChunkBuffers
         self._bytes: dict[NodeId, int] = {}
         self._serving: dict[ChainId, tuple[Chain, tuple[NodeId, ...]]] = {}
         self._turn = 0

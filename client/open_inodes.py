@@ -61,7 +61,7 @@ class OpenInode:
         # that cut. Of a newer one that is merely heard of, chunks may still be on their way out.
         self._trimmed_version = 0
         self._untold: dict[int, Fs3Error | None] = {}  # by session: what its handle is not told yet
-        self._facts = threading.Lock()  # guards these four; never held for long, unlike the next
+        self._facts = threading.RLock()  # guards these four; never held for long, unlike the next
         self._lock = threading.RLock()  # guards all below
         self._gather_not = 0  # so many want every write to be sent at once
         self._unsynced = unsynced  # chunks that were sent, and may be lost in a power cut
@@ -73,7 +73,7 @@ class OpenInode:
 
     def forget_writes(self, buffers: ChunkBuffers) -> None:
         """In a forked child: what was gathered is the parent's to send."""
-        self._facts = threading.Lock()
+        self._facts = threading.RLock()
         self._lock = threading.RLock()
         self._behind.forget(buffers)
         self._unsynced.clear()

@@ -27,7 +27,7 @@ class OpenInodes:
     def __init__(self, metadata: Metadata, data: DataClient) -> None:
         self._metadata = metadata
         self._data = data
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # see ChunkBuffers
         self._table: dict[InodeId, OpenInode] = {}
         self._left = Unsynced()  # chunks of inodes that are closed
         self.buffers = ChunkBuffers()
@@ -87,7 +87,7 @@ class OpenInodes:
 
     def after_fork(self) -> None:
         """In the child: handles work on, but what the parent gathered is the parent's to send."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # see ChunkBuffers
         self._left = Unsynced()
         self.buffers = ChunkBuffers()
         for opened in self._table.values():

@@ -34,7 +34,7 @@ class RoutingCache:
     def reset(self, manager: Stub) -> None:
         """Forget everything, and ask ``manager`` from now on (after a fork)."""
         self._manager = manager
-        self._asking = threading.Lock()  # held by the one thread that asks
+        self._asking = threading.RLock()  # held by the one thread that asks; see ChunkBuffers
         self._refreshed_s = 0.0  # when the last attempt ended, well or not
         self._routing = Routing()
 

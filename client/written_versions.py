@@ -32,7 +32,7 @@ class WrittenVersions:
     """Of all chunks that were written and not synced since. Any thread may call."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # see ChunkBuffers
         self._versions: dict[bytes, int] = {}  # by chunk, the longest written first
         self._lost: set[bytes] = set()  # owners
 

@@ -366,6 +366,8 @@ class FrameChannel:
         if self._closed:
             raise Fs3Error(Code.CANCELLED, f"the channel to {address} is closed")
         mine: BlockingConnection | None = getattr(self._local, "connection", None)
+        if mine is not None and mine.busy:  # the collector calls in the middle of another call
+            return BlockingConnection(address, deadline_s)
         if mine is not None:
             if mine.address == address and not mine.closed and not mine.is_stale():
                 return mine

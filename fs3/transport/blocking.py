@@ -40,6 +40,7 @@ class BlockingConnection:
         self._idle = select.poll()
         self._idle.register(self._socket, select.POLLIN)
         self._buffer = bytearray(_RECEIVE_BYTES)
+        self.busy = False  # a round trip is under way
 
     def __del__(self) -> None:
         # A thread's connection goes with the thread that owned it.
@@ -72,8 +73,9 @@ class BlockingConnection:
         """Send one request and return the head of its reply; an ERROR frame is raised."""
         tag = frames.cluster_tag(cluster_id)
         start = frames.encode(frames.FrameKind.REQUEST, method, tag, request_id, head, 0)
-        self._send(start + head, deadline_s)
+        self.busy = True
         try:
+            self._send(start + head, deadline_s)
             header, reply = self._receive(deadline_s)
         except Fs3Error:
             self.close()
@@ -84,6 +86,8 @@ class BlockingConnection:
             raise Fs3Error(
                 Code.MAYBE_APPLIED, f"{self.address}: {reason}; the request may have been applied"
             ) from error
+        finally:
+            self.busy = False
         return self._check(header, reply, cluster_id, request_id)
 
     def _check(
