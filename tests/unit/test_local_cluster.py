@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -133,6 +134,29 @@ def test_a_daemon_that_cannot_be_started_now_is_started_later(
         now_s = next_s
     assert len(attempts) == 4
     assert (tmp_path / "node-1" / FAILURES_FILE).read_text() == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "failures"), [(-9, 0), (-15, 0), (0, 0), (1, 3), (-11, 3), (-6, 3)]
+)
+def test_only_a_daemon_that_ends_by_itself_does_not_come_up(
+    daemon: Daemon,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    failures: int,
+) -> None:
+    dead = SimpleNamespace(pid=1, is_alive=lambda: False, wait=lambda: status)
+    monkeypatch.setattr(processes, "spawn", lambda *_, **__: dead)
+    monkeypatch.setattr(processes, "read_record", lambda _: dead)
+    monkeypatch.setattr(processes, "living", lambda _: None)
+    now_s = 100.0
+    for _ in range(3):
+        daemon.step(now_s)  # starts it
+        now_s += 1.0
+        now_s = daemon.step(now_s)  # finds it dead
+    path = tmp_path / "node-1" / FAILURES_FILE
+    assert (int(path.read_text()) if path.exists() else 0) == failures
 
 
 def test_a_count_of_failures_that_cannot_be_written_keeps_nobody_from_starting(
