@@ -6,6 +6,7 @@ has a connection of its own. What fails on the way comes back as its error: the 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ class Pipeline:
         self._addresses = tuple(addresses)
         self._cluster_id = cluster_id
         self._preferred = 0
+        self._numbers = itertools.count(1)  # no answer can be taken for that of another call
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -54,17 +56,22 @@ class Pipeline:
         except Fs3Error as error:
             return [error] * len(requests)
         outcomes: dict[int, Message | Fs3Error] = {}
-        for number, request in enumerate(requests, 1):
-            connection.send(method.number, number, request.SerializeToString())
-        while len(outcomes) < len(requests):
-            completions = drive([connection], deadline_s)
-            if not completions:
-                connection.close()  # late answers must not be taken for those of later calls
-            for completion in completions:
-                outcomes[completion.request_id] = completion.error or method.reply.FromString(
-                    completion.head
-                )
-        return [outcomes[number] for number in range(1, len(requests) + 1)]
+        numbers = list(itertools.islice(self._numbers, len(requests)))
+        try:
+            for number, request in zip(numbers, requests, strict=True):
+                connection.send(method.number, number, request.SerializeToString())
+            while len(outcomes) < len(requests):
+                completions = drive([connection], deadline_s)
+                if not completions:
+                    connection.close()  # nobody waits for what it still brings
+                for completion in completions:
+                    outcomes[completion.request_id] = completion.error or method.reply.FromString(
+                        completion.head
+                    )
+        except BaseException:  # Ctrl-C, too
+            connection.close()
+            raise
+        return [outcomes[number] for number in numbers]
 
     def _connection(self) -> DataConnection:
         connection: DataConnection | None = getattr(self._local, "connection", None)

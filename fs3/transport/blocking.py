@@ -77,15 +77,15 @@ class BlockingConnection:
         try:
             self._send(start + head, deadline_s)
             header, reply = self._receive(deadline_s)
-        except Fs3Error:
-            self.close()
-            raise
         except OSError as error:
             self.close()
             reason = "no answer in time" if isinstance(error, TimeoutError) else str(error)
             raise Fs3Error(
                 Code.MAYBE_APPLIED, f"{self.address}: {reason}; the request may have been applied"
             ) from error
+        except BaseException:  # Ctrl-C, too: the answer would be taken for that of the next request
+            self.close()
+            raise
         finally:
             self.busy = False
         return self._check(header, reply, cluster_id, request_id)
