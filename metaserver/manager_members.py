@@ -106,11 +106,17 @@ def check_reports(reports: Iterable[Report]) -> dict[TargetId, Report]:
     return by_target
 
 
-def space(routing: Routing, reports: Mapping[NodeId, tuple[Report, ...]]) -> tuple[int, int]:
-    """Bytes that users can store, and have free: a chain holds what its smallest replica does."""
+def space(
+    routing: Routing, table: int, reports: Mapping[NodeId, tuple[Report, ...]]
+) -> tuple[int, int]:
+    """Bytes that users of this chain table can store, and have free.
+
+    A chain holds what its smallest replica does.
+    """
     by_target = {report.target: report for said in list(reports.values()) for report in said}
     capacity = free = 0
-    for chain in routing.chains.values():
+    for number in routing.tables[table].chains if table in routing.tables else ():
+        chain = routing.chains[number]
         known = [by_target[r.target] for r in chain.replicas if r.target in by_target]
         known = [report for report in known if report.local_state is not LocalState.OFFLINE]
         if known:

@@ -13,6 +13,7 @@ from fs3.core.types import InodeId
 from fs3.errors import Code, Fs3Error
 from fs3.proto import common_pb2
 from fs3.proto import metadata_pb2 as pb
+from fs3.types import ROOT_INODE
 
 from . import namespace
 from .directories import PAGE_ENTRIES, PAGE_ENTRIES_MAX
@@ -210,7 +211,10 @@ class NameHandlers(MetadataHandlers):
         )
 
     def stat_fs(self, request: pb.StatFsRequest) -> pb.StatFsReply:
-        capacity, free = space(self.manager.feed.current, self.manager.reports)
+        # Of the table that files get from the root on: what others hold, values of the KV cache for
+        # example, is no room for them.
+        table = self.engine.run(namespace.get_attributes, ROOT_INODE).layout.chain_table
+        capacity, free = space(self.manager.feed.current, table, self.manager.reports)
         return wire.encode_stat_fs(self.engine.run(namespace.statfs, capacity, free))
 
     def get_xattr(self, request: pb.XattrRequest) -> pb.XattrReply:

@@ -499,7 +499,21 @@ def test_space_is_what_the_smallest_replica_of_each_chain_has(cluster):
     for node, free in ((1, 70), (2, 50), (3, 90)):
         target = 10 * node + 1
         cluster.beat(node, report(target, UP, 1, capacity_bytes=100, free_bytes=free))
-    assert space(cluster.routing, cluster.manager.reports) == (100, 50)
+    assert space(cluster.routing, 1, cluster.manager.reports) == (100, 50)
+
+
+def test_space_of_a_table_is_that_of_its_chains(cluster):
+    cluster.targets = {n: [*ts, 10 * n + 2] for n, ts in cluster.targets.items()}
+    for node in cluster.targets:
+        cluster.register(node)
+    cluster.manager.create_chains(1, 2)
+    for node in cluster.targets:
+        size = {"capacity_bytes": 100, "free_bytes": 60}
+        reports = [report(10 * node + i, UP, 1, **size) for i in (1, 2)]
+        cluster.beat(node, *reports)
+    assert space(cluster.routing, 1, cluster.manager.reports) == (100, 60)
+    assert space(cluster.routing, 2, cluster.manager.reports) == (300, 180)
+    assert space(cluster.routing, 3, cluster.manager.reports) == (0, 0)
 
 
 def test_status_shows_age_and_last_reports(cluster):
