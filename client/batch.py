@@ -10,6 +10,7 @@ is asked for once more: a file that was removed meanwhile is an error, not zeros
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -85,8 +86,9 @@ def pieces_of(ranges: Ranges) -> tuple[Items, Column, Column]:
 
 def _chains_of(layouts: Sequence[Layout], file: Column, index: Column) -> NDArray[np.uint32]:
     """Of the chunk of this index of each file."""
-    widths = np.array([len(layout.chains) for layout in layouts], np.int64)
-    chains = np.fromiter(chain.from_iterable([x.chains for x in layouts]), np.uint32)
+    lists = [layout.chains for layout in layouts]
+    widths = np.array(list(map(len, lists)), np.int64)
+    chains = np.frombuffer(array("I", chain.from_iterable(lists)), np.uint32)
     found: NDArray[np.uint32] = chains[(np.cumsum(widths) - widths)[file] + index % widths[file]]
     return found
 
@@ -101,7 +103,8 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
     held = [inode for file in opened if (inode := file.opened) is not None]
     if len(held) < len(opened):
         raise ValueError("I/O operation on closed file")
-    inodes = [inode.view() for inode in held]
+    dirty = [place for place, inode in enumerate(held) if inode.dirty]
+    inodes = [inode.view() for inode in held] if dirty else [inode.said for inode in held]
     if paths:
         inodes += _resolve(context, paths, _READ_BIT)
     offsets = np.array(starts, np.int64)
@@ -109,7 +112,7 @@ def read_batch(context: ClientContext, requests: Iterable[ReadRequest]) -> list[
         raise Fs3Error(Code.INVALID, f"offset {int(offsets.min())} is not allowed: 0 or more is")
     ends = np.array([i.length_bytes for i in inodes], np.int64)[files]
     lengths, buffers = _buffers(wanted, ends - offsets)
-    for place in [place for place, inode in enumerate(held) if inode.dirty]:
+    for place in dirty:
         _send_gathered(held[place], offsets[files == place], lengths[files == place])
     items, of_range, begins = pieces_of(Ranges(inodes, files, offsets, lengths))
     if len(items):

@@ -56,7 +56,7 @@ class OpenInode:
         # The data version that is known here whole: it moves along with changes made here, and
         # stands when somebody else made one.
         self.known_version = -1
-        self._inode = inode  # as the metaserver said last
+        self.said = inode  # by the metaserver, last
         # The newest truncate version that is known to be trimmed: what is written now comes behind
         # that cut. Of a newer one that is merely heard of, chunks may still be on their way out.
         self._trimmed_version = 0
@@ -66,7 +66,7 @@ class OpenInode:
         self._gather_not = 0  # so many want every write to be sent at once
         self._unsynced = unsynced  # chunks that were sent, and may be lost in a power cut
         self._behind = WriteBehind(inode.inode, inode.layout, data, buffers, unsynced, self._lost)
-        self._unsettled = False  # written to since the metaserver was told
+        self.dirty = False  # written to since the metaserver was told
         self._written_end = 0  # of the bytes written since then
         self._written_version = 0  # the truncate version when the first of them was written
         self._mtime_ns = 0
@@ -77,7 +77,7 @@ class OpenInode:
         self._lock = threading.RLock()
         self._behind.forget(buffers)
         self._unsynced.clear()
-        self._unsettled, self._written_end = False, 0
+        self.dirty, self._written_end = False, 0
         self._untold = dict.fromkeys(self._untold)
 
     # -- handles ---------------------------------------------------------------------------------
@@ -120,17 +120,12 @@ class OpenInode:
     @property
     def length(self) -> int:
         """Bytes, with everything written here."""
-        return max(self._inode.length_bytes, self._written_end)
-
-    @property
-    def dirty(self) -> bool:
-        """Does the metaserver not know yet what was written here?"""
-        return self._unsettled
+        return max(self.said.length_bytes, self._written_end)
 
     def view(self) -> Inode:
         """The inode as this client sees it."""
-        inode = self._inode
-        if not self._unsettled:
+        inode = self.said
+        if not self.dirty:
             return inode
         mtime_ns = max(self._mtime_ns, inode.mtime_ns)
         return replace(inode, length_bytes=self.length, mtime_ns=mtime_ns, ctime_ns=mtime_ns)
@@ -146,13 +141,13 @@ class OpenInode:
                 self._trimmed_version = max(self._trimmed_version, inode.truncate_version)
             if own_change and inode.version == self.known_version + 1:
                 self.known_version = inode.version
-            old = self._inode
+            old = self.said
             if inode.truncate_version > old.truncate_version:
                 self._data.written.forget(inode.inode)
             if (inode.version, inode.ctime_ns) >= (old.version, old.ctime_ns):
                 if inode.version != old.version:
                     self.generation += 1
-                self._inode = inode
+                self.said = inode
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -169,7 +164,7 @@ class OpenInode:
         return count
 
     def _fetch(self, offset: int, buffer: memoryview) -> None:
-        layout, inode = self._inode.layout, self._inode.inode
+        layout, inode = self.said.layout, self.said.inode
         index, within = divmod(offset, layout.chunk_bytes)
         if within + len(buffer) <= layout.chunk_bytes:
             chain = layout.chains[index % len(layout.chains)]
@@ -185,7 +180,7 @@ class OpenInode:
         count = self.prepare_read(offset, len(buffer))
         if not count:
             return 0, None
-        items = items_of(self._inode.layout, self._inode.inode, offset, count)
+        items = items_of(self.said.layout, self.said.inode, offset, count)
         transfer, _ = self._data.begin_reads(items, cut(buffer[:count], items), links)
         return count, transfer
 
@@ -239,9 +234,9 @@ class OpenInode:
         """Write at the end of the file, wherever other clients have moved it; returns where."""
         with self._lock:
             self.tell(session)
-            if self._written_end > self._inode.length_bytes:
+            if self._written_end > self.said.length_bytes:
                 self.settle()
-            offset, inode = self._metadata.reserve_append(self._inode.inode, len(data))
+            offset, inode = self._metadata.reserve_append(self.said.inode, len(data))
             self.learn(inode, own_change=True)
             self.write(offset, data, session)
             return offset
@@ -249,8 +244,8 @@ class OpenInode:
     def _wrote(self, end: int, version: int) -> None:
         """``version``: the trimmed one before the first of the bytes left."""
         self.generation += 1
-        if not self._unsettled:
-            self._unsettled = True
+        if not self.dirty:
+            self.dirty = True
             self._written_version = version
         self._written_version = min(self._written_version, version)
         self._written_end = max(self._written_end, end)
@@ -291,16 +286,16 @@ class OpenInode:
         if self._unsynced:
             indices = sorted(self._unsynced)
             zeros = [0] * len(indices)
-            inode = self._inode
+            inode = self.said
             self._data.sync_chunks(chunk_items(inode.layout, inode.inode, indices, zeros, zeros))
             self._unsynced.clear()
 
     def _check_kept(self) -> None:
         """Fs3Error DISK if a power cut took back what was written here, told once."""
-        inode = self._inode.inode
+        inode = self.said.inode
         if not self._data.written.take_lost(inode):
             return
-        if self._metadata.getattr(inode).truncate_version > self._inode.truncate_version:
+        if self._metadata.getattr(inode).truncate_version > self.said.truncate_version:
             return  # somebody else has cut the file: those chunks may have gone for that reason
         raise Fs3Error(
             Code.DISK,
@@ -315,13 +310,13 @@ class OpenInode:
         """
         with self._lock:
             self.send_gathered()
-            if self._unsettled:
+            if self.dirty:
                 # If somebody cut the file since, the metaserver looks at what is stored.
                 settled = self._metadata.settle(
-                    self._inode.inode, self._written_end, self._written_version, self._mtime_ns
+                    self.said.inode, self._written_end, self._written_version, self._mtime_ns
                 )
                 self.learn(settled, own_change=True)
-                self._unsettled, self._written_end = False, 0
+                self.dirty, self._written_end = False, 0
 
     def finish(self) -> None:
         """For handles that nobody will close: settle, and raise what one of them is not told."""
@@ -345,8 +340,8 @@ class OpenInode:
         """What ends a session and settles what was written; call :meth:`closed` afterwards."""
         with self._lock:
             self.send_gathered()
-            inode = self._inode
-            if not self._unsettled:
+            inode = self.said
+            if not self.dirty:
                 return Closing(inode.inode, session)
             end, version = self._written_end, self._written_version
             return Closing(inode.inode, session, True, end, version, self._mtime_ns)
@@ -357,7 +352,7 @@ class OpenInode:
             if inode is not None:
                 self.learn(inode, own_change=closing.wrote)
             if closing.wrote and self._mtime_ns == closing.mtime_ns:
-                self._unsettled, self._written_end = False, 0
+                self.dirty, self._written_end = False, 0
 
     def truncate(self, length: int, session: int = 0) -> Inode:
         """Set the length exactly."""
@@ -376,17 +371,17 @@ class OpenInode:
             if changes.length_bytes != 0:
                 self.settle()
             self._behind.finish()  # it must not follow the cut
-            inode = self._metadata.setattr(self._inode.inode, changes, session)
+            inode = self._metadata.setattr(self.said.inode, changes, session)
             self.learn(inode, own_change=changes.length_bytes is not None)
             if changes.length_bytes == 0:
                 self._behind.drop()
-                self._unsettled, self._written_end = False, 0
+                self.dirty, self._written_end = False, 0
             if changes.length_bytes is not None:
                 self.generation += 1
-                chunk_bytes = self._inode.layout.chunk_bytes
+                chunk_bytes = self.said.layout.chunk_bytes
                 chunks = -(-changes.length_bytes // chunk_bytes)
                 self._unsynced -= {index for index in self._unsynced if index >= chunks}
-            return self._inode
+            return self.said
 
     # -- holes -----------------------------------------------------------------------------------
 
@@ -394,7 +389,7 @@ class OpenInode:
         """Which of ``count`` chunks from ``first`` on hold any byte; the others are holes."""
         self.settle()
         indices = list(range(first, first + count))
-        inode = self._inode
+        inode = self.said
         items = chunk_items(inode.layout, inode.inode, indices, [0] * count, [1] * count)
         found = self._data.read_pieces(items, [memoryview(bytearray(1)) for _ in indices])
         return [bool(length) for length in found.tolist()]
