@@ -137,20 +137,24 @@ class DataClient:
         failed for good: CORRUPT if no replica has good bytes, UNREACHABLE, NOT_SERVING or
         STALE_CHAIN if none could be asked in time.
         """
-        if self._read_here(items, buffers):
+        links = self.own_links()
+        if self.read_here(items, buffers, links):
             return items["length"]
         reads = Reads(items, buffers)
-        self._finish(self._transfer(Operation.READ, items, reads, self.own_links()))
+        self._finish(self._transfer(Operation.READ, items, reads, links))
         return reads.found
 
-    def _read_here(self, items: Items, buffers: Views) -> bool:
-        """Everything by itself, from one replica on this machine, without asking it."""
+    def read_here(self, items: Items, buffers: Views, links: Links) -> bool:
+        """Everything by itself, from one replica on this machine, without asking it.
+
+        False if that cannot be done: then the buffers hold anything.
+        """
         routing = self._routing.get(self._limits.deadline_ms / 1000)
         near = self._loads.near(routing)
         if not near:
             return False
         versions = versions_in(routing)
-        return self.own_links().read_here(
+        return links.read_here(
             near, routing.nodes, lambda connection: connection.read_here(items, buffers, versions)
         )
 

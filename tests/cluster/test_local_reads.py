@@ -20,6 +20,7 @@ from running_cluster import RunningCluster
 
 from fs3 import dataplane
 from fs3.client.api import Client
+from fs3.client.ring import Iov, Ring, deregister_fd, register_fd
 from fs3.transport.client import DataConnection
 from fs3.transport.located import LocatedReader
 from fs3.transport.remembered import Remembered
@@ -133,6 +134,38 @@ def test_what_was_read_once_is_read_again_without_a_word_to_any_server(client, s
         # On a busy machine a server may be late with its lease: who has none, or a chain that has
         # changed, must be asked anew.
         assert any(requests() == [0, 0] for _ in range(20))
+
+
+def test_a_ring_reads_again_what_it_has_read_without_a_word_to_any_server(client, sent):
+    rng = random.Random(3)
+    content = rng.randbytes(5 * CHUNK + 12_345)
+    client.write("/ring", content)
+    pieces = [(rng.randrange(len(content) - 70_000), rng.randrange(1, 70_000)) for _ in range(50)]
+    iov = Iov(50 * 70_000)
+    with client.open_file("/ring") as file, Ring(64, "read") as ring:
+        handle = register_fd(file)
+
+        def read(ranges: list[tuple[int, int]], room: int) -> None:
+            for at, (offset, length) in enumerate(ranges):
+                ring.prep_io(handle, offset, iov[at * room : at * room + length], at)
+            ring.submit()
+            results = ring.wait()
+            assert results["result"].tolist() == [length for _, length in ranges]
+            for at, (offset, length) in enumerate(ranges):
+                found = iov.memory[at * room : at * room + length]
+                assert found == content[offset : offset + length]
+                found[:] = bytes(length)
+
+        def requests() -> list[int]:
+            for _ in range(NODES):
+                read([(at, 1) for at in range(0, len(content), CHUNK)], 1)
+            sent.clear()
+            for _ in range(2 * NODES):
+                read(pieces, 70_000)
+            return [sent[method] for method in (dataplane.READ_BATCH, dataplane.LOCATE)]
+
+        assert any(requests() == [0, 0] for _ in range(20))
+        deregister_fd(handle)
 
 
 @pytest.mark.long
