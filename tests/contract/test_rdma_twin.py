@@ -78,6 +78,22 @@ def test_memory_that_cannot_be_registered_travels_over_tcp(server, fabric):
     client.connection.close()
 
 
+def test_of_a_reply_that_cannot_be_registered_whole_nothing_stays_registered(server, fabric):
+    parts = [PATTERN[:200_000], PATTERN[200_000:500_000]]  # of bytes: registered for each use
+
+    def answer(caller, request):
+        fabric.memory_max = 250_000 + sum(region.length for region in fabric.regions.values())
+        caller.reply(request.request_id, request.method, b"", parts)
+
+    server.on_loop(lambda: server.frames.take([BIG], answer))
+    client = Client(server)
+    request_id = client.send(BIG, b"500000", [], [500_000])
+    assert client.finish()[request_id].error is None
+    assert client.body(request_id) == PATTERN[:500_000]
+    assert 200_000 not in [region.length for region in fabric.regions.values()]
+    client.connection.close()
+
+
 def test_nothing_stays_registered_for_memory_that_is_gone(server, fabric):
     client = Client(server)
     kept = len(fabric.regions)

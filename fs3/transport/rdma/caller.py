@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from fs3 import frames
@@ -26,6 +27,7 @@ from fs3.transport.rdma.messages import (
     map_parts,
     split_frame,
 )
+from fs3.transport.rdma.regions import Lent
 from fs3.transport.rdma.verbs import Call, Opcode, WorkRequest
 
 if TYPE_CHECKING:
@@ -377,7 +379,12 @@ class RdmaCaller:
     ) -> _Ready:
         pieces = map_parts([len(part) for part in parts], places, room)
         regions = self._served.opened.regions
-        lent = [regions.lend([part], remote=False) for part in parts]
+        lent: list[Lent] = []
+        with ExitStack() as undo:
+            for part in parts:
+                lent.append(regions.lend([part], remote=False))
+                undo.callback(lent[-1].close)
+            undo.pop_all()  # all is there, and closed when it has been sent
         writes = []
         for piece in pieces:
             (local,) = lent[piece.part].local
