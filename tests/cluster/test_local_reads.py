@@ -20,6 +20,7 @@ from running_cluster import RunningCluster
 
 from fs3 import dataplane
 from fs3.client.api import Client
+from fs3.client.data import DataClient
 from fs3.client.ring import Iov, Ring, deregister_fd, register_fd
 from fs3.transport.client import DataConnection
 from fs3.transport.located import LocatedReader
@@ -136,7 +137,17 @@ def test_what_was_read_once_is_read_again_without_a_word_to_any_server(client, s
         assert any(requests() == [0, 0] for _ in range(20))
 
 
-def test_a_ring_reads_again_what_it_has_read_without_a_word_to_any_server(client, sent):
+def test_a_ring_reads_again_what_it_has_read_without_a_word_to_any_server(
+    client, sent, monkeypatch
+):
+    begin = DataClient.begin_reads
+    transfers: Counter[str] = Counter()
+
+    def counted_begin(self: DataClient, *arguments: Any) -> Any:
+        transfers["begun"] += 1
+        return begin(self, *arguments)
+
+    monkeypatch.setattr(DataClient, "begin_reads", counted_begin)
     rng = random.Random(3)
     content = rng.randbytes(5 * CHUNK + 12_345)
     client.write("/ring", content)
@@ -160,11 +171,12 @@ def test_a_ring_reads_again_what_it_has_read_without_a_word_to_any_server(client
             for _ in range(NODES):
                 read([(at, 1) for at in range(0, len(content), CHUNK)], 1)
             sent.clear()
+            transfers.clear()
             for _ in range(2 * NODES):
                 read(pieces, 70_000)
-            return [sent[method] for method in (dataplane.READ_BATCH, dataplane.LOCATE)]
+            return [sent[dataplane.READ_BATCH], sent[dataplane.LOCATE], transfers["begun"]]
 
-        assert any(requests() == [0, 0] for _ in range(20))
+        assert any(requests() == [0, 0, 0] for _ in range(20))
         deregister_fd(handle)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Group
 from rich.text import Text
@@ -26,19 +28,16 @@ SMALL = ScrubStatus(
     repaired=2,
     bad_waiting=1,
 )
-LARGE = ScrubStatus(
+LARGE = replace(
+    SMALL,
     target=TargetId(4_294_967_295),
-    running=True,
     bytes_per_s=1000 << 20,
     chunks=123_456_789,
     chunks_total=987_654_321,
     length_bytes=1 << 50,
-    bad_in_pass=0,
-    started_ns=1,
     finished_ns=0,
     bad_found=1_234_567,
     repaired=1_234_566,
-    bad_waiting=1,
 )
 
 
