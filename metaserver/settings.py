@@ -44,9 +44,9 @@ class ManagerSettings:
                 f" lease_ms ({self.lease_ms}) is, so that two may get lost",
             ),
             (
-                0 < self.tick_ms <= self.lease_ms,
-                f"tick_ms {self.tick_ms} is not allowed: above 0 and at most lease_ms"
-                f" ({self.lease_ms}) is",
+                0 < self.tick_ms <= self.lease_ms // 4,
+                f"tick_ms {self.tick_ms} is not allowed: above 0 and at most a quarter of lease_ms"
+                f" ({self.lease_ms}) is, or a manager that hears nobody would seem asleep",
             ),
             (self.history >= 1, f"history {self.history} is not allowed: at least 1 is"),
             (self.moves >= 1, f"moves {self.moves} is not allowed: at least 1 is"),

@@ -7,6 +7,7 @@ Three nodes with one target each; a chain of three. Node n runs on a host of its
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -434,6 +435,20 @@ def test_last_serving_target_is_not_taken_out_without_force(cluster):
         cluster.manager.offline_targets(targets, "oops", force=False)
     cluster.pass_ms(SURE_END_MS + 500)
     assert cluster.states() == ALL_SERVE
+
+
+def test_the_slowest_tick_that_is_allowed_is_no_sleep():
+    slowest = SETTINGS.lease_ms // 4
+    assert replace(SETTINGS, tick_ms=slowest).validate() is None
+    refused = replace(SETTINGS, tick_ms=slowest + 1).validate()
+    assert refused is not None
+    assert "a quarter of lease_ms" in refused
+    cluster = Cluster(nodes=1)
+    cluster.register(1)
+    for _ in range(SURE_END_MS // slowest + 1):  # it alone is there, and says nothing
+        cluster.clock.now_ms += slowest
+        cluster.manager.tick()
+    assert not cluster.routing.nodes[NodeId(1)].alive
 
 
 # Chains.
